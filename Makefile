@@ -11,7 +11,6 @@ export OMP_NUM_THREADS ?= 1
 WORKERS ?= 2
 PY := .venv/bin/python
 LOCK_INPUTS := requirements.lock pyproject.toml setup.py
-SYSTEM_PACKAGES = libusb-1.0-0 chromium
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## */  make \1\t/' | expand -t 18
@@ -41,8 +40,8 @@ setup: system  ## create .venv with bin/everview from requirements.lock (uv if p
 
 system:
 	@missing=()
-	{ ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -q 'libusb-1\.0\.so' || missing+=(libusb-1.0-0)
-	type -P chromium chromium-browser google-chrome >/dev/null || missing+=(chromium fonts-dejavu-core)
+	{ ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep 'libusb-1\.0\.so' >/dev/null || missing+=(libusb-1.0-0)
+	[ -n "$$(type -P chromium chromium-browser google-chrome)" ] || missing+=(chromium fonts-dejavu-core)
 	[ "$${#missing[@]}" -gt 0 ] || exit 0
 	root=$$([ "$$(id -u)" = 0 ] || echo sudo)
 	if [ "$(SYSTEM)" = 1 ] || [ "$(CI)" = true ]; then
