@@ -1,0 +1,40 @@
+"""The table of verbs: what `everview --help` lists and where each one lives."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+
+from everview.pipeline.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One sub-command. Its module holds `Arguments` (a frozen dataclass) and `run(arguments)`.
+
+    Importing the module must stay cheap: what a verb needs to work is imported inside `run`.
+    """
+
+    name: str
+    module: str
+    summary: str
+
+    def load(self) -> ModuleType:
+        return importlib.import_module(f"everview.workflows.cli.{self.module}")
+
+
+VERBS = (
+    Verb("doctor", "doctor", "check this machine: versions, device, codecs, browser, disk, data"),
+)
+
+
+def find_verb(word: str) -> Verb:
+    """The verb of that name. Raises UsageError with the nearest name."""
+    for verb in VERBS:
+        if verb.name == word:
+            return verb
+    near = difflib.get_close_matches(word, [verb.name for verb in VERBS], n=1, cutoff=0.5)
+    hint = f"did you mean `{near[0]}`?" if near else "`everview --help` lists the verbs"
+    raise UsageError(f"there is no verb `{word}`; {hint}")
