@@ -1,1 +1,1 @@
-"""The `everview` program: one verb, one small module; nothing heavy is imported before a verb runs."""
+"""The `everview` program: one verb, one small module; nothing heavy is imported before it runs."""

@@ -1,4 +1,4 @@
-"""`--config FILE`: a YAML mapping of the same shape as the flags, read safely and checked by key."""
+"""`--config FILE`: a YAML mapping of the same shape as the flags, read safely, checked by key."""
 
 from __future__ import annotations
 

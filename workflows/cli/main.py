@@ -1,4 +1,4 @@
-"""`everview VERB ...`: find the verb, parse its flags, run it, turn what happens into an exit code."""
+"""`everview VERB ...`: find the verb, parse its flags, run it, turn the end into an exit code."""
 
 from __future__ import annotations
 
