@@ -1,0 +1,21 @@
+"""The fast-weight memory's arithmetic: gradient, commit, apply. Reference: `reference.py`."""
+
+from everview.kernels.fast_weight.reference import (
+    FastWeights,
+    fast_weight_apply,
+    fast_weight_commit,
+    fast_weight_direction,
+    fast_weight_gradient,
+    initial_norms,
+    renormalise,
+)
+
+__all__ = [
+    "FastWeights",
+    "fast_weight_apply",
+    "fast_weight_commit",
+    "fast_weight_direction",
+    "fast_weight_gradient",
+    "initial_norms",
+    "renormalise",
+]

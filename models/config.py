@@ -1,0 +1,140 @@
+"""The model's configuration: frozen, complete, and the same data in code, flags and weight files."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from everview.models import elastic as _elastic
+from everview.models import steps as _steps
+from everview.models.elastic import Elastic
+from everview.models.steps import InverseSqrtStep, StepPolicy
+
+
+@dataclass(frozen=True)
+class BankConfig:
+    """The frame bank: source frames kept in the state, and how a query uses them."""
+
+    capacity: int = 64
+    """frames kept, chosen by coverage"""
+    sources: int = 4
+    """nearest frames that a query copies from"""
+    hypotheses: int = 32
+    """depths tried at every patch, spaced evenly in log depth from near to far"""
+    near: float = 0.2
+    """nearest depth tried, in gauge units (the scene's median depth is about 1)"""
+    far: float = 16.0
+    """farthest depth tried, in gauge units"""
+    features: int = 32
+    """channels of the matching features"""
+    groups: int = 8
+    """groups of channels whose variance over the sources is kept"""
+    refine_channels: int = 48
+    """width of the full-resolution blending network"""
+    refine_offsets: tuple[float, ...] = (-0.08, -0.04, 0.0, 0.04, 0.08)
+    """log-depth offsets around the predicted depth at which colour is copied"""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A scene model. Raises ValueError with value, limit and reason."""
+
+    stack: str = "WTF" * 10
+    """one letter a layer: W window attention, T fast-weight memory, F feed-forward"""
+    dim: int = 256
+    """width of a token"""
+    patch: int = 8
+    """side of a square patch, pixels; images are multiples of it"""
+    attention_head_dim: int = 64
+    memory_heads: int = 1
+    memory_expansion: int = 2
+    """hidden width of the fast weights over their head width (r)"""
+    memory_writes: tuple[str, ...] = ("w1",)
+    """matrices that a chunk writes; the others stay as learned"""
+    memory_optimiser: Literal["muon", "sgd"] = "muon"
+    newton_schulz_steps: int = 5
+    memory_momentum: bool = False
+    base_rate: float = 0.01
+    """per-token learning rate at initialisation"""
+    step: StepPolicy = InverseSqrtStep()
+    elastic: Elastic | None = None
+    feed_forward_expansion: int = 4
+    time_periods: int = 12
+    """log-spaced periods of the time code, 0.1 s to 3 h"""
+    bank: BankConfig | None = BankConfig()
+
+    def __post_init__(self) -> None:
+        if self.dim % self.attention_head_dim:
+            raise ValueError(
+                f"dim {self.dim} is not a multiple of attention_head_dim {self.attention_head_dim}"
+            )
+        if self.dim % self.memory_heads:
+            raise ValueError(
+                f"dim {self.dim} is not a multiple of memory_heads {self.memory_heads}"
+            )
+        unknown = set(self.memory_writes) - {"w0", "w1", "w2"}
+        if unknown or not self.memory_writes:
+            raise ValueError(f"memory_writes {self.memory_writes}: some of w0, w1, w2")
+        if self.newton_schulz_steps < 1:
+            raise ValueError("newton_schulz_steps must be at least 1; for plain SGD say sgd")
+
+
+def tiny() -> ModelConfig:
+    """For tests and the one-minute recipe: 2 x WTF at 64."""
+    bank = BankConfig(hypotheses=16, features=16, groups=4, refine_channels=16)
+    return ModelConfig(stack="WTF" * 2, dim=64, attention_head_dim=32, bank=bank)
+
+
+def small() -> ModelConfig:
+    """The published `small`: 10 x WTF at 256, about 15M parameters."""
+    return ModelConfig()
+
+
+def base33m() -> ModelConfig:
+    """The size most low-budget LaCT figures are quoted for: 10 x WTF at 384."""
+    return ModelConfig(dim=384)
+
+
+_POLICIES = {
+    cls.__name__: cls
+    for cls in (
+        BankConfig, Elastic, _steps.ConstantStep, _steps.InverseSqrtStep,
+        _elastic.MemoryAwareSynapses, _elastic.ElasticWeightConsolidation,
+        _elastic.SynapticIntelligence, _elastic.FixedAnchor, _elastic.StreamingAnchor,
+        _elastic.StreamingEmaAnchor,
+    )
+}  # fmt: skip
+
+
+def config_to_dict(config: Any) -> Any:
+    """A JSON value; a policy carries its class name under `kind`."""
+    if dataclasses.is_dataclass(config):
+        fields = {
+            f.name: config_to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)
+        }
+        kind = type(config).__name__
+        return {"kind": kind, **fields} if kind in _POLICIES else fields
+    return list(config) if isinstance(config, tuple) else config
+
+
+def config_from_dict(data: dict[str, Any]) -> ModelConfig:
+    """Inverse of `config_to_dict`. Raises ValueError on keys or policies that don't exist."""
+    return _build(ModelConfig, data)
+
+
+def _build(cls: type, data: dict[str, Any]) -> Any:
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = set(data) - known
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no field {sorted(unknown)[0]!r}")
+    return cls(**{name: _value(value) for name, value in data.items()})
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, dict):
+        kind = value.get("kind")
+        if kind not in _POLICIES:
+            raise ValueError(f"unknown policy {kind!r}; known: {', '.join(sorted(_POLICIES))}")
+        return _build(_POLICIES[kind], {k: v for k, v in value.items() if k != "kind"})
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,139 @@
+"""Heads: from a query's tokens to colour, depth and confidence; and the copy from source pixels.
+
+Depth leaves the network as log depth in gauge units; confidence as the log of the expected absolute
+colour error (a Laplace scale).
+
+Shapes: B scenes, V views, T patches, S sources, J offsets, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from everview.datasets.cameras import Cameras
+from everview.models.config import BankConfig
+from everview.models.rays import unpatchify
+from everview.models.warping import (
+    gather_frames,
+    pixel_grid,
+    point_rays,
+    project_into_sources,
+    sample_sources,
+)
+
+FEATURES = 4
+_LOG_DEPTH_LIMIT = 5.0
+
+
+class Decoded(NamedTuple):
+    """Per pixel: rgb [B, V, 3, H, W] in (0, 1), log_depth, log_scale [B, V, H, W],
+    features [B, V, FEATURES, H, W] for the refinement."""
+
+    rgb: Tensor
+    log_depth: Tensor
+    log_scale: Tensor
+    features: Tensor
+
+
+class TokenHead(nn.Module):
+    """Tokens to pixels: LayerNorm, one linear, pixels of each patch side by side."""
+
+    def __init__(self, dim: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.norm = nn.LayerNorm(dim, bias=False)
+        self.pixels = nn.Linear(dim, (5 + FEATURES) * patch**2)
+
+    def forward(self, tokens_BVTC: Tensor, height: int, width: int) -> Decoded:
+        """Tokens [B, V, T, C] of height x width views."""
+        maps = unpatchify(self.pixels(self.norm(tokens_BVTC)), self.patch, height, width)
+        maps = maps if maps.dtype == torch.float64 else maps.float()
+        log_depth = _LOG_DEPTH_LIMIT * torch.tanh(maps[:, :, 3] / _LOG_DEPTH_LIMIT)
+        return Decoded(
+            torch.sigmoid(maps[:, :, :3]), log_depth, maps[:, :, 4] - 3.0, maps[:, :, 5:]
+        )
+
+
+class Refinement(nn.Module):
+    """Copies texture: source pixels warped by the predicted depth, and a network that mixes them.
+
+    Around each pixel's predicted depth, colours are taken from every source at a few log-depth
+    offsets. A small convolutional network sees how they differ from the direct prediction and
+    returns mixing weights over all of them and the direct colour, a residual, and the expected
+    error. The weights on the offsets also sharpen the depth.
+    """
+
+    offsets: Tensor
+
+    def __init__(self, config: BankConfig) -> None:
+        super().__init__()
+        self.register_buffer("offsets", torch.tensor(config.refine_offsets), persistent=False)
+        self.candidates = config.sources * len(config.refine_offsets)
+        width = config.refine_channels
+        self.entry = nn.Conv2d(4 * self.candidates + 3 + FEATURES, width, 1)
+        self.near = nn.Conv2d(width, width, 3, padding=1)
+        self.wide = nn.Conv2d(width, width, 3, padding=2, dilation=2)
+        self.exit = nn.Conv2d(width, width, 3, padding=1)
+        self.mix = nn.Conv2d(width, self.candidates + 1 + 3 + 1, 1)
+
+    def forward(
+        self,
+        decoded: Decoded,
+        cameras: Cameras,
+        pictures_BK3HW: Tensor,
+        sources: Cameras,
+        index_BVS: Tensor,
+        valid_BVS: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns rgb [B, V, 3, H, W], log depth and log scale [B, V, H, W]."""
+        with torch.autocast(pictures_BK3HW.device.type, enabled=False):
+            colours, inside = self._copy(
+                decoded.log_depth, cameras, pictures_BK3HW, sources, index_BVS, valid_BVS
+            )
+            difference = (colours - decoded.rgb[:, :, None]) * inside[:, :, :, None]
+            parts = [difference.flatten(2, 3), inside, 2 * decoded.rgb - 1, decoded.features]
+            packed = torch.cat([part.flatten(0, 1) for part in parts], 1)
+        x = functional.gelu(self.entry(packed))
+        x = x + functional.gelu(self.near(x))
+        x = x + functional.gelu(self.wide(x))
+        x = x + functional.gelu(self.exit(x))
+        mixed = self.mix(x).unflatten(0, decoded.rgb.shape[:2])
+        mixed = mixed if mixed.dtype == torch.float64 else mixed.float()
+        return self._blend(mixed, decoded, colours, inside)
+
+    def _blend(
+        self, mixed: Tensor, decoded: Decoded, colours: Tensor, inside: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        logits, direct, residual, scale = mixed.split([self.candidates, 1, 3, 1], dim=2)
+        logits = logits.masked_fill(inside == 0, -1e4)
+        share = torch.softmax(torch.cat([logits, direct], 2), dim=2)
+        copied, own = share[:, :, :-1], share[:, :, -1:]
+        rgb = (copied[:, :, :, None] * colours).sum(2) + own * decoded.rgb + residual
+        offset = self.offsets.repeat_interleave(self.candidates // len(self.offsets))
+        shift = (copied * offset.to(copied).view(-1, 1, 1)).sum(2) / (copied.sum(2) + 1e-3)
+        return rgb, decoded.log_depth + shift, decoded.log_scale + scale[:, :, 0]
+
+    def _copy(
+        self,
+        log_depth: Tensor,
+        cameras: Cameras,
+        pictures: Tensor,
+        sources: Cameras,
+        index: Tensor,
+        valid: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Candidate colours [B, V, J S, 3, H, W] (offset-major) and validity [B, V, J S, H, W]."""
+        height, width = log_depth.shape[-2:]
+        rays = point_rays(cameras, pixel_grid(height, width, 1, log_depth.device))
+        depth = (log_depth.flatten(2)[..., None] + self.offsets.to(log_depth)).exp()
+        coordinates, inside = project_into_sources(cameras, rays, depth, sources)
+        inside = inside & valid[..., None, None]
+        samples = sample_sources(gather_frames(pictures, index), coordinates)
+        b, v = log_depth.shape[:2]
+        colours = samples.permute(0, 1, 5, 2, 3, 4).reshape(b, v, -1, 3, height, width)
+        seen = inside.permute(0, 1, 4, 2, 3).reshape(b, v, -1, height, width)
+        return colours, seen.to(colours.dtype)

@@ -1,0 +1,315 @@
+"""The letter T: the fast-weight memory (LaCT, arXiv 2505.23884; elastic form, arXiv 2604.07350).
+
+Large-chunk test-time training: a SwiGLU network whose weights are the state. A chunk's tokens write
+keys and values into it with one large update; queries read it. Equations: kernels.fast_weight.
+
+When only w1 is written, the keys' features don't depend on the state (w0 and w2 stay as learned)
+and neither does the gradient: <h w1, v> is linear in w1. All chunks' sums and their Newton-Schulz
+are then one batch, and only the renormalised additions remain sequential. (TTT as linear
+attention, arXiv 2602.21204, variant 1: as good as writing all three.)
+
+Shapes: B scenes, V views, T tokens of a view, L = V T, C channels, H heads, D head width,
+F hidden width, N = B H, U updates.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from everview.kernels.fast_weight import (
+    FastWeights,
+    fast_weight_apply,
+    fast_weight_commit,
+    fast_weight_direction,
+    fast_weight_gradient,
+    initial_norms,
+)
+from everview.models.config import ModelConfig
+from everview.models.elastic import ElasticState
+from everview.models.layers.plan import Plan
+
+MATRICES = ("w0", "w1", "w2")
+
+
+class FastWeightState(NamedTuple):
+    """Everything a memory layer carries, for the matrices it writes (None for the others).
+
+    weights: float32 [N, in, out]. momentum: as weights, or None. elastic: per matrix, or None.
+    """
+
+    weights: FastWeights
+    momentum: FastWeights | None = None
+    elastic: tuple[ElasticState | None, ElasticState | None, ElasticState | None] | None = None
+
+
+class Packet(NamedTuple):
+    """Raw projections: queries [N, L, D] for readers; keys and values [N, L, 2D], rates [N, L, 3]
+    and a momentum gate [N, L] for writers. None for a role that wasn't asked for."""
+
+    queries: Tensor | None
+    keys_values: Tensor | None
+    rates: Tensor | None
+    gates: Tensor | None = None
+
+
+class Delta(NamedTuple):
+    """What a chunk writes, before it counts: sums over its tokens, which may be all-reduced, gated
+    or discarded. decay: the chunk's momentum factor [N], or None."""
+
+    sums: FastWeights
+    decay: Tensor | None = None
+    is_sum: bool = True
+
+
+class FastWeightMemory(nn.Module):
+    """x + W_out norm(f_W(q)); the state W is written by keys and values of each chunk."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.memory_heads
+        self.width = config.dim // config.memory_heads
+        self.writes = config.memory_writes
+        self.optimiser = config.memory_optimiser
+        self.newton_schulz_steps = config.newton_schulz_steps
+        self.elastic = config.elastic
+        self.base_rate = config.base_rate
+        hidden = self.width * config.memory_expansion
+        self.norm = nn.LayerNorm(config.dim, bias=False)
+        self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
+        self.rates = nn.Linear(config.dim, 3 * self.heads)
+        self.momentum = nn.Linear(config.dim, self.heads) if config.memory_momentum else None
+        self.w0 = nn.Parameter(torch.randn(self.heads, self.width, hidden) / math.sqrt(self.width))
+        self.w1 = nn.Parameter(torch.randn(self.heads, hidden, self.width) / math.sqrt(hidden))
+        self.w2 = nn.Parameter(torch.randn(self.heads, self.width, hidden) / math.sqrt(self.width))
+        self.read_norm = nn.RMSNorm(self.width, eps=1e-5)
+        self.out = nn.Linear(config.dim, config.dim, bias=False)
+
+    # --- the memory contract -------------------------------------------------------------------
+
+    def init_state(self, batch: int) -> FastWeightState:
+        """The learned initial weights for `batch` scenes; momentum 0, anchors at the weights."""
+        written = [
+            getattr(self, name).repeat(batch, 1, 1).float() if name in self.writes else None
+            for name in MATRICES
+        ]
+        if self.w1.dtype == torch.float64:
+            written = [w if w is None else w.double() for w in written]
+        weights = FastWeights(*written)
+        momentum = elastic = None
+        if self.momentum is not None:
+            momentum = FastWeights(*(w if w is None else torch.zeros_like(w) for w in weights))
+        if self.elastic is not None:
+            states = (w if w is None else self.elastic.init_state(w) for w in weights)
+            elastic = tuple(states)
+        return FastWeightState(weights, momentum, elastic)
+
+    def project(self, x_BLC: Tensor, reads: bool = True, writes: bool = True) -> Packet:
+        """Raw projections of normalised tokens for the roles they have; a reader pays for queries
+        alone."""
+        dim = x_BLC.shape[-1]
+        if reads and writes:
+            queries, keys, values = self.qkv(x_BLC).split(dim, dim=-1)
+        elif writes:
+            queries = None
+            keys, values = functional.linear(x_BLC, self.qkv.weight[dim:]).split(dim, dim=-1)
+        else:
+            return Packet(self._heads(functional.linear(x_BLC, self.qkv.weight[:dim])), None, None)
+        packed = torch.cat([self._heads(keys), self._heads(values)], dim=-1)
+        gates = None
+        if self.momentum is not None:
+            gates = self._heads(torch.sigmoid(self.momentum(x_BLC).float())).squeeze(-1)
+        return Packet(
+            None if queries is None else self._heads(queries), packed, self._rates(x_BLC), gates
+        )
+
+    def accumulate(self, packet: Packet, state: FastWeightState) -> Delta:
+        """The chunk's sums; they depend on the state only through matrices that are written."""
+        sums = fast_weight_gradient(
+            self._full(state.weights), packet.keys_values, packet.rates, self.writes
+        )
+        return Delta(sums, None if packet.gates is None else packet.gates.mean(dim=1))
+
+    def commit(self, delta: Delta, state: FastWeightState, step_B: Tensor) -> FastWeightState:
+        """Momentum, orthogonalisation, step, elastic pull, renormalisation. step_B [B]; 0 is a
+        closed write gate and leaves everything as it was."""
+        sums, momentum = delta.sums, state.momentum
+        step = step_B.repeat_interleave(self.heads)
+        if momentum is not None and delta.decay is not None:
+            sums = FastWeights(
+                *(
+                    None if m is None else m * delta.decay.view(-1, 1, 1).to(m.dtype) + s
+                    for m, s in zip(momentum, sums, strict=True)
+                )
+            )
+            idle = (step == 0).view(-1, 1, 1)
+            momentum = FastWeights(
+                *(
+                    None if m is None else torch.where(idle, m, s)
+                    for m, s in zip(momentum, sums, strict=True)
+                )
+            )
+        direction = self.direction(sums)
+        return self.move(direction, state._replace(momentum=momentum), step_B)
+
+    def read(self, packet: Packet, state: FastWeightState) -> Tensor:
+        """f_W(q) [N, L, D] for the packet's queries."""
+        return fast_weight_apply(self._full(state.weights), packet.queries)
+
+    # --- parts of a commit ---------------------------------------------------------------------
+
+    def direction(self, sums: FastWeights) -> FastWeights:
+        """Muon's or SGD's direction of a write."""
+        return fast_weight_direction(sums, self.optimiser, self.newton_schulz_steps)
+
+    def move(
+        self, direction: FastWeights, state: FastWeightState, step_B: Tensor
+    ) -> FastWeightState:
+        """Step, elastic pull and renormalisation to the norms of the learned initial weights."""
+        step = step_B.repeat_interleave(self.heads).to(
+            state.weights.w1.dtype if state.weights.w1 is not None else torch.float32
+        )
+        batch = step_B.shape[0]
+        norms = initial_norms(FastWeights(self.w0, self.w1, self.w2))
+        weights: list[Tensor | None] = []
+        elastic: list[ElasticState | None] = []
+        for index, name in enumerate(MATRICES):
+            weight, toward, norm = state.weights[index], direction[index], norms[index]
+            if weight is None:
+                weights.append(None)
+                elastic.append(None)
+                continue
+            norm = norm.to(weight.dtype).repeat(batch, 1, 1)
+            if self.elastic is None:
+                weights.append(fast_weight_commit(weight, toward, step, norm))
+            else:
+                moved, kept = self.elastic.commit(weight, toward, step, norm, state.elastic[index])
+                weights.append(moved)
+                elastic.append(kept)
+        return FastWeightState(
+            FastWeights(*weights), state.momentum, tuple(elastic) if self.elastic else None
+        )
+
+    # --- execution -----------------------------------------------------------------------------
+
+    def run(
+        self,
+        inputs_BVTC: Tensor | None,
+        queries_BVTC: Tensor | None,
+        state: FastWeightState,
+        plan: Plan | None,
+        steps_BU: Tensor | None,
+        grid: tuple[int, int],
+    ) -> tuple[Tensor | None, Tensor | None, FastWeightState]:
+        """See Layer.run."""
+        if inputs_BVTC is not None:
+            inputs_BVTC, state = self._execute(inputs_BVTC, state, plan, steps_BU)
+        if queries_BVTC is not None:
+            queries = self.norm(queries_BVTC.flatten(1, 2))
+            packet = self.project(queries, writes=False)
+            queries_BVTC = self._residual(queries_BVTC, self.read(packet, state))
+        return inputs_BVTC, queries_BVTC, state
+
+    def _execute(
+        self, x_BVTC: Tensor, state: FastWeightState, plan: Plan, steps_BU: Tensor
+    ) -> tuple[Tensor | None, FastWeightState]:
+        """Interpret the plan's operations on the input tokens; None if none of them is read."""
+        tokens = x_BVTC.shape[2]
+        reading = any(operation.kind == "apply" for operation in plan.operations)
+        packet = self.project(self.norm(x_BVTC.flatten(1, 2)), reads=reading)
+        directions = self._directions_at_once(packet, state, plan)
+        reads: list[tuple[slice, FastWeightState]] = []
+        update = 0
+        for operation in plan.operations:
+            span = _token_span(plan.span(operation.chunks), tokens)
+            if operation.kind == "apply":
+                reads.append((span, state))
+            elif directions is not None:
+                state = self.move(directions[update], state, steps_BU[:, update])
+                update += 1
+            else:
+                delta = self.accumulate(_cut(packet, span), state)
+                state = self.commit(delta, state, steps_BU[:, update])
+                update += 1
+        if not reading:
+            return None, state
+        return self._residual(x_BVTC, self._read_all(packet, reads)), state
+
+    def _directions_at_once(
+        self, packet: Packet, state: FastWeightState, plan: Plan
+    ) -> list[FastWeights] | None:
+        """Every update's direction in one batch, where none depends on the state; else None."""
+        updates = [op for op in plan.operations if op.kind == "update"]
+        views = {sum(plan.chunk_views[c] for c in op.chunks) for op in updates}
+        if self.writes != ("w1",) or self.momentum is not None or len(views) != 1:
+            return None
+        count = len(updates)
+        n = packet.keys_values.shape[0]
+        per_update = Packet(
+            None,
+            packet.keys_values.unflatten(1, (count, -1)).flatten(0, 1),
+            packet.rates.unflatten(1, (count, -1)).flatten(0, 1),
+        )
+        weights = FastWeights(self._shared(self.w0, count), None, self._shared(self.w2, count))
+        sums = fast_weight_gradient(weights, per_update.keys_values, per_update.rates, self.writes)
+        direction = self.direction(sums).w1.unflatten(0, (n, count))
+        return [FastWeights(None, direction[:, u], None) for u in range(count)]
+
+    def _shared(self, weight: Tensor, repeats: int) -> Tensor:
+        """A frozen matrix for heads whose updates were folded into the batch axis."""
+        return weight if self.heads == 1 else weight.repeat_interleave(repeats, dim=0)
+
+    def _read_all(self, packet: Packet, reads: list[tuple[slice, FastWeightState]]) -> Tensor:
+        """Every apply of a plan; those of equal length in one batch."""
+        if len(reads) == 1:
+            return self.read(packet, reads[0][1])
+        lengths = {span.stop - span.start for span, _ in reads}
+        if self.writes != ("w1",) or len(lengths) != 1:
+            parts = [self.read(_cut(packet, span), state) for span, state in reads]
+            return torch.cat(parts, dim=1)
+        count = len(reads)
+        w1 = torch.stack([state.weights.w1 for _, state in reads], dim=1).flatten(0, 1)
+        weights = FastWeights(self._shared(self.w0, count), w1, self._shared(self.w2, count))
+        queries = packet.queries.unflatten(1, (count, -1)).flatten(0, 1)
+        return fast_weight_apply(weights, queries).unflatten(0, (-1, count)).flatten(1, 2)
+
+    def _full(self, weights: FastWeights) -> FastWeights:
+        """The written matrices from the state, the frozen ones as learned."""
+        return FastWeights(
+            *(
+                getattr(self, name) if weight is None else weight
+                for name, weight in zip(MATRICES, weights, strict=True)
+            )
+        )
+
+    def _heads(self, x_BLC: Tensor) -> Tensor:
+        """[B, L, H * D] to [N, L, D]."""
+        if self.heads == 1:
+            return x_BLC
+        return x_BLC.unflatten(-1, (self.heads, -1)).transpose(1, 2).flatten(0, 1)
+
+    def _rates(self, x_BLC: Tensor) -> Tensor:
+        """softplus(Linear(x) + softplus^-1(base)), in float32 or wider, [N, L, 3]."""
+        with torch.autocast(x_BLC.device.type, enabled=False):
+            wide = x_BLC if x_BLC.dtype == torch.float64 else x_BLC.float()
+            offset = math.log(math.expm1(self.base_rate))
+            return self._heads(functional.softplus(self.rates(wide) + offset))
+
+    def _residual(self, x_BVTC: Tensor, read_NLD: Tensor) -> Tensor:
+        """x + W_out norm(read), heads joined."""
+        normed = self.read_norm(read_NLD).to(read_NLD.dtype)
+        if self.heads > 1:
+            normed = normed.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(-2)
+        return x_BVTC + self.out(normed).view(x_BVTC.shape)
+
+
+def _token_span(views: slice, tokens: int) -> slice:
+    return slice(views.start * tokens, views.stop * tokens)
+
+
+def _cut(packet: Packet, span: slice) -> Packet:
+    return Packet(*(None if part is None else part[:, span] for part in packet))

@@ -1,0 +1,45 @@
+"""The plan that a stack executes: a schedule bound to the chunks of one call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+from everview.models.schedule import Operation, Schedule
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Operations over chunks of views.
+
+    operations: what a schedule expands to. chunk_views: views in each chunk, in order.
+    """
+
+    operations: tuple[Operation, ...]
+    chunk_views: tuple[int, ...]
+
+    @staticmethod
+    def of(schedule: Schedule, chunk_views: tuple[int, ...]) -> Plan:
+        """The plan of `schedule` for chunks of these many views."""
+        if any(views < 1 for views in chunk_views):
+            raise ValueError(f"chunks of {chunk_views} views: each needs at least 1")
+        return Plan(schedule.operations(len(chunk_views)), tuple(chunk_views))
+
+    @property
+    def num_updates(self) -> int:
+        """Commits that a layer makes under this plan."""
+        return sum(operation.kind == "update" for operation in self.operations)
+
+    @property
+    def num_views(self) -> int:
+        """Views that write."""
+        return sum(self.chunk_views)
+
+    def writes_only(self) -> Plan:
+        """The same plan for a layer whose tokens nobody reads afterwards."""
+        return Plan(tuple(op for op in self.operations if op.kind == "update"), self.chunk_views)
+
+    def span(self, chunks: tuple[int, ...]) -> slice:
+        """The slice of the view axis that these consecutive chunks cover."""
+        ends = (0, *accumulate(self.chunk_views))
+        return slice(ends[chunks[0]], ends[chunks[-1] + 1])

@@ -1,0 +1,414 @@
+"""The scene model: observe frames, query views; in training, run whole episodes.
+
+A stack of residual layers over the tokens of views (`config.stack`). Input tokens write the layers'
+states and read them; query tokens only read. Beside the fast weights the state holds a frame bank,
+from which queries get depth evidence (models.sweep) and copy texture (models.heads.Refinement).
+
+Shapes: B scenes, V views, T tokens of a view, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from everview.datasets.cameras import Cameras
+from everview.models.config import ModelConfig
+from everview.models.episode import Episode
+from everview.models.frame_bank import FrameBank, nearest_sources
+from everview.models.gauge import Gauge, fit_gauge
+from everview.models.heads import Decoded, Refinement, TokenHead
+from everview.models.layers import Plan, build_stack
+from everview.models.rays import TokenEmbedding
+from everview.models.schedule import CHUNK_CAUSAL, Schedule
+from everview.models.state import Clock, SceneState, StateError
+from everview.models.sweep import PlaneSweep
+
+HEADS = ("rgb", "depth", "confidence", "memory_rgb")
+_CONFIDENT_ERROR = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """What is asked for. cameras [B, V]: where from. images [B, V, 3, H, W] in [0, 1]: what was seen
+    there, if anything. time_s [B, V]: when (NaN or None: unknown). A camera alone is a novel view."""
+
+    cameras: Cameras | None = None
+    images: Tensor | None = None
+    time_s: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a query returns; heads that weren't asked for are None.
+
+    rgb: [B, V, 3, H, W] (in [0, 1] from `query`, unclamped in training). direct_rgb: the colour
+    before anything is copied from the bank. memory_rgb: the picture of the pure memory, as if there
+    were no bank. depth: z in the capture's units [B, V, H, W]. log_depth, log_depth_direct: in
+    gauge units, after and before the copy. log_scale: log of the expected absolute colour error.
+    """
+
+    rgb: Tensor | None = None
+    direct_rgb: Tensor | None = None
+    memory_rgb: Tensor | None = None
+    depth: Tensor | None = None
+    log_depth: Tensor | None = None
+    log_depth_direct: Tensor | None = None
+    log_scale: Tensor | None = None
+    confidence: Tensor | None = None
+
+
+class EpisodeOutputs(NamedTuple):
+    """Of the targets, and of the input tokens after their last read (depth, no copy)."""
+
+    targets: Outputs
+    inputs: Outputs
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A frozen, read-only state: what renderers hold. maps: matching features of the bank."""
+
+    layers: tuple[Any, ...]
+    gauge: Gauge
+    clock: Clock
+    bank: FrameBank | None
+    maps: Tensor | None
+
+
+class SceneModel(nn.Module):
+    """See the module's docstring. `config` is complete; `fingerprint` names the slow weights."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = TokenEmbedding(config.dim, config.patch, config.time_periods)
+        self.layers = nn.ModuleList(build_stack(config))  # type: ignore[arg-type]
+        self.head = TokenHead(config.dim, config.patch)
+        bank = config.bank
+        self.sweep = None if bank is None else PlaneSweep(bank, config.dim, config.patch)
+        self.refine = None if bank is None else Refinement(bank)
+        self._fingerprint: tuple[tuple[int, ...], str] | None = None
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """N(0, 0.02) linears; projections that end a residual branch scaled by 1/sqrt(2 layers)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for name, parameter in self.layers.named_parameters():
+            if name.endswith(("out.weight", "contract.weight")):
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * len(self.layers)))
+        if self.refine is not None:
+            nn.init.zeros_(self.refine.mix.weight)
+            nn.init.zeros_(self.refine.mix.bias)
+
+    # --- identity ------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return self.head.pixels.weight.device
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the slow weights and the configuration; recomputed when a weight changed."""
+        versions = tuple(p._version for p in self.parameters())
+        if self._fingerprint is None or self._fingerprint[0] != versions:
+            digest = hashlib.blake2b(repr(self.config).encode(), digest_size=16)
+            for name, parameter in sorted(self.named_parameters()):
+                digest.update(name.encode())
+                digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+            self._fingerprint = (versions, digest.hexdigest())
+        return self._fingerprint[1]
+
+    def compile_blocks(self, **options: Any) -> None:
+        """torch.compile the parts with fixed shapes in training: layers, embedding, sweep, heads."""
+        for layer in self.layers:
+            layer.run = torch.compile(layer.run, **options)  # type: ignore[method-assign]
+        for module in (self.embed, self.head, self.sweep, self.refine):
+            if module is not None:
+                module.compile(**options)
+
+    # --- streaming -----------------------------------------------------------------------------
+
+    def init_state(self, batch: int) -> SceneState:
+        """The state of `batch` scenes before their first chunk."""
+        clock = Clock(
+            torch.full((batch,), torch.nan, dtype=torch.float64, device=self.device),
+            torch.zeros(batch, dtype=torch.int64, device=self.device),
+        )
+        layers = tuple(layer.init_state(batch) for layer in self.layers)
+        return SceneState(layers, None, clock, None, self.fingerprint)
+
+    def observe(
+        self,
+        images_BV3HW: Tensor,
+        cameras_BV: Cameras,
+        time_s_BV: Tensor | None,
+        state: SceneState,
+        *,
+        gauge: Gauge | None = None,
+        depth_BVHW: Tensor | None = None,
+        scale: str = "up_to_scale",
+        gate_B: Tensor | None = None,
+        schedule: Schedule = CHUNK_CAUSAL,
+    ) -> SceneState:
+        """Absorb one chunk through every layer; the state given is left as it was.
+
+        images in [0, 1]; cameras in the capture's world; time in seconds. gauge: with the first
+        chunk only; left out, it is fitted to that chunk (depth and scale as for `fit_gauge`).
+        gate_B: factor on the step per scene, 0 to discard the chunk. Raises StateError for a state
+        of other weights, GaugeError when no gauge can be fitted.
+        """
+        self._check(state)
+        if not schedule.is_causal:
+            raise ValueError(f"the schedule {schedule.name!r} isn't causal and can't be streamed")
+        if state.gauge is None:
+            gauge = gauge or fit_gauge(cameras_BV, scale, depth_BVHW)
+            state = replace(state, gauge=gauge.to(self.device))
+        elif gauge is not None:
+            raise ValueError("the gauge is fixed by the first chunk and can't be given again")
+        assert state.gauge is not None
+        images = images_BV3HW.to(self.device)
+        cameras = state.gauge.cameras_to_model(cameras_BV.to(self.device))
+        clock = state.clock.started(time_s_BV)
+        time_s = clock.since_origin(time_s_BV, images.shape[1])
+        layers = self._write(images, cameras, time_s, state, gate_B, schedule)
+        bank = self._grown_bank(state.bank, images, cameras, time_s, gate_B)
+        return replace(state, layers=layers, clock=clock.ticked(gate_B), bank=bank)
+
+    def _write(
+        self,
+        images: Tensor,
+        cameras: Cameras,
+        time_s: Tensor,
+        state: SceneState,
+        gate_B: Tensor | None,
+        schedule: Schedule,
+    ) -> tuple[Any, ...]:
+        x: Tensor | None = self.embed(cameras, images, time_s)
+        grid = self._grid(cameras)
+        plan = Plan.of(schedule, (images.shape[1],))
+        steps = self.config.step.steps(state.clock.chunks)[:, None]
+        steps = steps if gate_B is None else steps * gate_B.to(steps)[:, None]
+        layers = list(state.layers)
+        last = max((i for i, s in enumerate(layers) if s != ()), default=-1)
+        for index in range(last + 1):  # what follows the last memory has nothing to write
+            run = plan.writes_only() if index == last else plan
+            x, _, layers[index] = self.layers[index].run(x, None, layers[index], run, steps, grid)
+        return tuple(layers)
+
+    def _grown_bank(
+        self,
+        bank: FrameBank | None,
+        images: Tensor,
+        cameras: Cameras,
+        time_s: Tensor,
+        gate_B: Tensor | None,
+    ) -> FrameBank | None:
+        config = self.config.bank
+        if config is None or config.capacity == 0:
+            return None
+        if gate_B is not None and not bool((gate_B != 0).all()):
+            if bool((gate_B != 0).any()):
+                raise ValueError("a bank's scenes are gated together: gate all or none of a batch")
+            return bank
+        if bank is None:
+            bank = FrameBank(
+                images.new_zeros((len(images), 0, *images.shape[2:]), dtype=torch.uint8),
+                cameras[:, :0],
+                time_s[:, :0],
+            )
+        return bank.add(images, cameras, time_s, config.capacity)
+
+    # --- queries -------------------------------------------------------------------------------
+
+    def freeze(self, state: SceneState) -> View:
+        """An immutable copy for reading: the bank's features are computed once here."""
+        self._check(state)
+        if state.gauge is None:
+            raise StateError("nothing was observed yet: there is nothing to look at")
+        maps = None
+        if self.sweep is not None and state.bank is not None:
+            maps = self.sweep.features(state.bank.pictures())
+        return View(state.layers, state.gauge, state.clock, state.bank, maps)
+
+    def query(
+        self,
+        query: Query,
+        view: View,
+        heads: Collection[str] = ("rgb", "depth", "confidence"),
+        *,
+        bank: bool = True,
+    ) -> Outputs:
+        """Answer a query from a frozen state. bank=False: from the fast weights alone."""
+        unknown = set(heads) - set(HEADS)
+        if unknown:
+            raise ValueError(f"no head {sorted(unknown)[0]!r}; known: {', '.join(HEADS)}")
+        if query.cameras is None:
+            raise ValueError(
+                "a query without a camera asks where it was taken: no head answers that"
+            )
+        cameras = view.gauge.cameras_to_model(query.cameras.to(self.device))
+        time_s = view.clock.since_origin(query.time_s, cameras.shape[1])
+        images = None if query.images is None else query.images.to(self.device)
+        outs = Outputs()
+        if set(heads) & {"rgb", "depth", "confidence"}:
+            outs = self._answer(cameras, images, time_s, view, bank)
+        if "memory_rgb" in heads:
+            alone = bank and view.bank is not None
+            pure = (
+                self._answer(cameras, images, time_s, view, False)
+                if alone or outs.rgb is None
+                else outs
+            )
+            outs = replace(outs, memory_rgb=pure.rgb)
+        return self._select(outs, heads, view.gauge)
+
+    def render(
+        self, cameras_BV: Cameras, state: SceneState, time_s_BV: Tensor | None = None
+    ) -> Outputs:
+        """Freeze and query: novel views of `state`."""
+        return self.query(Query(cameras_BV, time_s=time_s_BV), self.freeze(state))
+
+    def _select(self, outs: Outputs, heads: Collection[str], gauge: Gauge) -> Outputs:
+        clamp = lambda x: None if x is None else x.clamp(0, 1)  # noqa: E731
+        shown = Outputs(memory_rgb=clamp(outs.memory_rgb))
+        if "rgb" in heads:
+            shown = replace(shown, rgb=clamp(outs.rgb), direct_rgb=clamp(outs.direct_rgb))
+        if "depth" in heads and outs.log_depth is not None:
+            depth = gauge.depth_to_world(outs.log_depth.exp())
+            shown = replace(shown, depth=depth, log_depth=outs.log_depth)
+        if "confidence" in heads and outs.log_scale is not None:
+            sure = torch.exp(-outs.log_scale.exp() / _CONFIDENT_ERROR)
+            shown = replace(shown, confidence=sure, log_scale=outs.log_scale)
+        return shown
+
+    def _answer(
+        self, cameras: Cameras, images: Tensor | None, time_s: Tensor, view: View, bank: bool
+    ) -> Outputs:
+        """One pass of query tokens through the stack. bank: use the frame bank."""
+        frames = view.bank if bank and self.sweep is not None else None
+        x = self.embed(cameras, images, time_s)
+        x, sources = self._with_evidence(x, cameras, time_s, frames, view.maps, None)
+        grid = self._grid(cameras)
+        for layer, state in zip(self.layers, view.layers, strict=True):
+            _, x, _ = layer.run(None, x, state, None, None, grid)
+        return self._decode(x, cameras, frames, sources, None)
+
+    # --- episodes ------------------------------------------------------------------------------
+
+    def forward(self, episode: Episode, schedule: Schedule) -> tuple[SceneState, EpisodeOutputs]:
+        """Execute `schedule` over a whole episode, layer by layer: training's form of
+        observe-and-query. Gradients reach the slow weights, the learned initial fast weights too.
+        """
+        inputs, targets, gauge = episode.inputs, episode.targets, episode.gauge
+        batch = inputs.cameras.shape[0]
+        state = self._blank_state(batch, gauge)
+        first = slice(0, episode.chunk_views[0])  # a stream's clock starts with its first chunk
+        clock = state.clock.started(inputs[first].time_s)
+        cameras = gauge.cameras_to_model(inputs.cameras)
+        asked = gauge.cameras_to_model(targets.cameras)
+        time_s = clock.since_origin(inputs.time_s, cameras.shape[1])
+        asked_s = clock.since_origin(targets.time_s, asked.shape[1])
+        assert inputs.images is not None
+        x: Tensor | None = self.embed(cameras, inputs.images, time_s)
+        frames = maps = None
+        if self.sweep is not None:
+            frames = FrameBank(inputs.images, cameras, time_s)
+            maps = self.sweep.features(inputs.images)
+        q, sources = self._with_evidence(
+            self.embed(asked, None, asked_s), asked, asked_s, frames, maps, episode.bank_mask
+        )
+        plan = Plan.of(schedule, episode.chunk_views)
+        counts = torch.arange(plan.num_updates, device=x.device).expand(batch, -1)
+        steps = self.config.step.steps(counts)
+        grid = self._grid(cameras)
+        layers = list(state.layers)
+        for index, layer in enumerate(self.layers):
+            x, q, layers[index] = layer.run(x, q, layers[index], plan, steps, grid)
+        clock = replace(clock, chunks=clock.chunks + plan.num_updates)
+        final = replace(state, layers=tuple(layers), clock=clock, bank=frames)
+        seen = self._decode(x, cameras, None, None, None)
+        return final, EpisodeOutputs(
+            self._decode(q, asked, frames, sources, episode.bank_mask), seen
+        )
+
+    # --- shared parts --------------------------------------------------------------------------
+
+    def _blank_state(self, batch: int, gauge: Gauge) -> SceneState:
+        """A first state for training: its weights change every step, so it has no fingerprint."""
+        layers = tuple(layer.init_state(batch) for layer in self.layers)
+        origin = torch.full((batch,), torch.nan, dtype=torch.float64, device=self.device)
+        chunks = torch.zeros(batch, dtype=torch.int64, device=self.device)
+        return SceneState(layers, gauge, Clock(origin, chunks), None, "")
+
+    def _with_evidence(
+        self,
+        tokens: Tensor,
+        cameras: Cameras,
+        time_s: Tensor,
+        frames: FrameBank | None,
+        maps: Tensor | None,
+        mask_BV: Tensor | None,
+    ) -> tuple[Tensor, tuple[Cameras, Tensor, Tensor] | None]:
+        """Query tokens plus what the bank says about depth; and the sources it was read from."""
+        if self.sweep is None or self.config.bank is None:
+            return tokens, None
+        absent = self.sweep.absent.to(tokens.dtype)
+        if frames is None or maps is None:
+            return tokens + absent, None
+        index, valid = nearest_sources(cameras, time_s, frames, self.config.bank.sources)
+        rows = torch.arange(index.shape[0], device=index.device)[:, None, None]
+        sources = frames.cameras[rows, index]
+        evidence = self.sweep(cameras, maps, sources, index, valid)
+        if mask_BV is not None:
+            evidence = torch.where(mask_BV[..., None, None], evidence, absent.to(evidence.dtype))
+        return tokens + evidence, (sources, index, valid)
+
+    def _decode(
+        self,
+        tokens: Tensor,
+        cameras: Cameras,
+        frames: FrameBank | None,
+        sources: tuple[Cameras, Tensor, Tensor] | None,
+        mask_BV: Tensor | None,
+    ) -> Outputs:
+        decoded: Decoded = self.head(tokens, cameras.height, cameras.width)
+        rgb, log_depth, log_scale = decoded.rgb, decoded.log_depth, decoded.log_scale
+        if self.refine is not None and frames is not None and sources is not None:
+            near, index, valid = sources
+            rgb, log_depth, log_scale = self.refine(
+                decoded, cameras, frames.pictures(), near, index, valid
+            )
+            if mask_BV is not None:
+                keep = mask_BV[..., None, None]
+                rgb = torch.where(keep[..., None], rgb, decoded.rgb)
+                log_depth = torch.where(keep, log_depth, decoded.log_depth)
+                log_scale = torch.where(keep, log_scale, decoded.log_scale)
+        return Outputs(
+            rgb=rgb,
+            direct_rgb=decoded.rgb,
+            log_depth=log_depth,
+            log_depth_direct=decoded.log_depth,
+            log_scale=log_scale,
+        )
+
+    def _grid(self, cameras: Cameras) -> tuple[int, int]:
+        return cameras.height // self.config.patch, cameras.width // self.config.patch
+
+    def _check(self, state: SceneState) -> None:
+        if state.fingerprint != self.fingerprint:
+            raise StateError(
+                "this state was written by other weights and can't be read by these: "
+                "replay the capture with these weights"
+            )

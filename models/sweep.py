@@ -1,0 +1,102 @@
+"""Plane sweep: what the bank's frames say about depth at every patch of a query.
+
+For each patch centre, `hypotheses` depths are tried: the sources' matching features are sampled
+where that point would land, and their variance over the sources, their mean colour and how many see
+it become part of the query's token. Attention inside the image then decides. (MVSNet's variance
+cost, Yao et al. 2018, as an input to a transformer instead of a cost volume network.)
+
+Shapes: B scenes, V views, K frames, S sources, T patches, J depths, C channels, G groups.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from everview.datasets.cameras import Cameras
+from everview.models.config import BankConfig
+from everview.models.warping import (
+    gather_frames,
+    pixel_grid,
+    point_rays,
+    project_into_sources,
+    sample_sources,
+)
+
+_STRIDE = 4
+
+
+class MatchingFeatures(nn.Module):
+    """Unit-length features and mean colour of frames at a quarter of the resolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, channels, 3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(2 * channels, 2 * channels, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(2 * channels, channels, 3, padding=1),
+        )
+
+    def forward(self, pictures_BK3HW: Tensor) -> Tensor:
+        """[B, K, 3, H, W] in [0, 1] to [B, K, C + 3, H/4, W/4], float32."""
+        b, k = pictures_BK3HW.shape[:2]
+        flat = pictures_BK3HW.flatten(0, 1)
+        features = functional.normalize(self.layers(flat * 2 - 1).float(), dim=1)
+        colour = functional.avg_pool2d(flat.float(), _STRIDE)
+        return torch.cat([features, colour], 1).unflatten(0, (b, k))
+
+
+class PlaneSweep(nn.Module):
+    """Evidence about depth, as an addition to a query's tokens."""
+
+    depths: Tensor
+
+    def __init__(self, config: BankConfig, dim: int, patch: int) -> None:
+        super().__init__()
+        self.patch, self.groups, self.channels = patch, config.groups, config.features
+        ratio = config.far / config.near
+        steps = torch.linspace(0, 1, config.hypotheses)
+        self.register_buffer("depths", config.near * ratio**steps, persistent=False)
+        self.features = MatchingFeatures(config.features)
+        width = config.hypotheses * (config.groups + 5)
+        self.read = nn.Sequential(nn.Linear(width, dim), nn.GELU(), nn.Linear(dim, dim, bias=False))
+        self.absent = nn.Parameter(torch.zeros(dim))
+
+    def forward(
+        self,
+        cameras: Cameras,
+        maps: Tensor,
+        sources: Cameras,
+        index_BVS: Tensor,
+        valid_BVS: Tensor,
+    ) -> Tensor:
+        """cameras [B, V] and sources [B, V, S] in the gauge; maps: MatchingFeatures of the whole bank
+        [B, K, C + 3, h, w]; index, valid: each view's sources. Returns [B, V, T, dim]."""
+        with torch.autocast(maps.device.type, enabled=False):
+            pixels = pixel_grid(cameras.height, cameras.width, self.patch, maps.device)
+            rays = point_rays(cameras, pixels)
+            depth = self.depths.to(rays).view(1, 1, 1, -1)
+            coordinates, inside = project_into_sources(cameras, rays, depth, sources)
+            inside = inside & valid_BVS[..., None, None]
+            samples = sample_sources(gather_frames(maps, index_BVS), coordinates)
+            evidence = self._agreement(samples, inside)
+        return self.read(evidence.to(self.read[0].weight.dtype))
+
+    def _agreement(self, samples_BVSCTJ: Tensor, inside_BVSTJ: Tensor) -> Tensor:
+        """Per patch and depth: grouped feature variance, colour variance, mean colour, share of
+        sources that see it. [B, V, T, J * (G + 5)]."""
+        seen = inside_BVSTJ[:, :, :, None].to(samples_BVSCTJ.dtype)
+        count = seen.sum(2)
+        weight = seen / count.clamp_min(1)[:, :, None]
+        mean = (samples_BVSCTJ * weight).sum(2)
+        variance = (samples_BVSCTJ.square() * weight).sum(2) - mean.square()
+        grouped = variance[:, :, : self.channels].unflatten(2, (self.groups, -1)).sum(3)
+        colour_variance = variance[:, :, self.channels :].sum(2, keepdim=True)
+        share = count / samples_BVSCTJ.shape[2]
+        parts = [8 * grouped, 8 * colour_variance, mean[:, :, self.channels :], share]
+        return torch.cat(parts, 2).permute(0, 1, 3, 4, 2).flatten(3)

@@ -1,0 +1,1 @@
+"""Published weights: one folder a name, with a card. Loaded by `everview.models.weight_files`."""
