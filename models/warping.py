@@ -54,8 +54,12 @@ def project_into_sources(
 
 def gather_frames(per_frame_BK: Tensor, index_BVS: Tensor) -> Tensor:
     """Per-frame maps [B, K, ...] of each view's sources: [B, V, S, ...]."""
-    rows = torch.arange(index_BVS.shape[0], device=index_BVS.device)[:, None, None]
-    return per_frame_BK[rows, index_BVS]
+    # one flat index_select: its backward is an indexed addition, where that of indexing by two
+    # tensors sorts
+    scenes, frames = per_frame_BK.shape[:2]
+    first = torch.arange(scenes, device=index_BVS.device)[:, None, None] * frames
+    flat = per_frame_BK.flatten(0, 1).index_select(0, (index_BVS + first).flatten())
+    return flat.unflatten(0, index_BVS.shape)
 
 
 def sample_sources(maps_BVSCHW: Tensor, coordinates: Tensor) -> Tensor:
