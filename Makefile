@@ -29,7 +29,7 @@ setup: system  ## create .venv with bin/everview from requirements.lock (uv if p
 	  else echo "setup: Python 3.11 or 3.12 is needed and none was found; install one or pass PYTHON=/path/to/python" >&2; exit 4
 	  fi
 	fi
-	if uv --version >/dev/null 2>&1; then install="uv pip install --quiet --python $(PY)"
+	if uv --version >/dev/null 2>&1; then install="uv pip install --quiet --compile-bytecode --python $(PY)"
 	else $(PY) -m ensurepip >/dev/null; install="$(PY) -m pip install --quiet --disable-pip-version-check"
 	fi
 	echo "setup: installing the locked packages with $${install%% *} (about 3 GB to fetch the first time)"
