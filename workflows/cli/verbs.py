@@ -27,6 +27,7 @@ class Verb:
 
 VERBS = (
     Verb("doctor", "doctor", "check this machine: versions, device, codecs, browser, disk, data"),
+    Verb("inspect", "inspect_capture", "decode a capture and say what is in it and what is wrong"),
 )
 
 

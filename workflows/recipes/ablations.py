@@ -1,0 +1,94 @@
+"""Paired ablations of `first_light`: one change each, everything else and every seed the same.
+
+They run cooled and short; the baseline of every comparison is `ablation_base`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from everview.models.steps import ConstantStep
+from everview.pipeline.training.config import EpisodeShape, TrainConfig
+from everview.pipeline.training.learning_rate import Budget, RateSchedule, constant
+from everview.workflows.recipes.published import first_light
+
+
+def ablation_base() -> TrainConfig:
+    """`first_light`, short: what the ablations are compared with."""
+    base = first_light()
+    return replace(
+        base,
+        name="ablation_base",
+        budget=Budget(seconds=120),
+        rate=RateSchedule(warm_up_steps=150),
+        data=replace(base.data, shapes=(EpisodeShape(16, 8, 8, (1, 2, 4, 8)),)),
+        evaluation=replace(base.evaluation, scenes=16, every_s=1e9),
+    )
+
+
+def _model(name: str, **changes) -> TrainConfig:
+    base = ablation_base()
+    return replace(base, name=name, model=replace(base.model, **changes))
+
+
+def writes_all_three() -> TrainConfig:
+    """Every chunk writes all three fast matrices instead of the last alone."""
+    return _model("writes_all_three", memory_writes=("w0", "w1", "w2"))
+
+
+def step_one() -> TrainConfig:
+    """Every write at full size (LaCT) instead of 1/sqrt(chunks)."""
+    return _model("step_one", step=ConstantStep(1.0))
+
+
+def bank_off() -> TrainConfig:
+    """No frame bank: the picture comes from the memory alone."""
+    return _model("bank_off", bank=None)
+
+
+def adamw() -> TrainConfig:
+    """AdamW for the hidden matrices too."""
+    base = ablation_base()
+    return replace(base, name="adamw", optimiser=replace(base.optimiser, hidden="adamw"))
+
+
+def no_depth() -> TrainConfig:
+    """No depth in the loss."""
+    base = ablation_base()
+    loss = replace(base.loss, depth=constant(0.0), input_depth=constant(0.0))
+    return replace(base, name="no_depth", loss=loss)
+
+
+def few_targets() -> TrainConfig:
+    """More scenes and fewer targets a step: 20 x (8 + 4), about the same tokens."""
+    base = ablation_base()
+    data = replace(base.data, shapes=(EpisodeShape(20, 8, 4, (1, 2, 4, 8)),))
+    return replace(base, name="few_targets", data=data)
+
+
+def many_targets() -> TrainConfig:
+    """Fewer scenes and more targets a step: 12 x (8 + 12), about the same tokens."""
+    base = ablation_base()
+    data = replace(base.data, shapes=(EpisodeShape(12, 8, 12, (1, 2, 4, 8)),))
+    return replace(base, name="many_targets", data=data)
+
+
+def single_chunk() -> TrainConfig:
+    """All inputs in one chunk, as the set schedule; measured on streams too."""
+    base = ablation_base()
+    data = replace(base.data, shapes=(EpisodeShape(16, 8, 8, (1,)),))
+    return replace(base, name="single_chunk", data=data)
+
+
+ABLATIONS: tuple[Callable[[], TrainConfig], ...] = (
+    ablation_base,
+    writes_all_three,
+    step_one,
+    bank_off,
+    adamw,
+    no_depth,
+    few_targets,
+    many_targets,
+    single_chunk,
+)

@@ -1,0 +1,62 @@
+"""Recipes for weights that people use: the one-minute check and the first real run."""
+
+from __future__ import annotations
+
+from everview.models import config as models
+from everview.pipeline.training.config import (
+    Augmentation,
+    DataConfig,
+    EpisodeShape,
+    EvaluationConfig,
+    LossConfig,
+    OptimiserConfig,
+    TrainConfig,
+    World,
+)
+from everview.pipeline.training.learning_rate import Budget, Ramp, RateSchedule, constant
+
+
+def tiny() -> TrainConfig:
+    """About a minute on two cores: 32 px, a two-block model, the loss halves."""
+    data = DataConfig(
+        worlds=(World("tabletop", share=0.5), World("orbit", share=0.5)),
+        size=32,
+        views=10,
+        pool_scenes=64,
+        refresh_scenes=8,
+        reuse=32,
+        shapes=(EpisodeShape(scenes=4, inputs=4, targets=4, chunks=(1, 2, 4)),),
+        augmentation=Augmentation(scale_range=1.3, exposure_share=0.0),
+    )
+    return TrainConfig(
+        name="tiny",
+        budget=Budget(seconds=45),
+        model=models.tiny(),
+        data=data,
+        rate=RateSchedule(warm_up_steps=20),
+        optimiser=OptimiserConfig(adamw_rate=2e-3),
+        loss=LossConfig(charbonnier=constant(0.0)),
+        evaluation=EvaluationConfig(scenes=4, inputs=4, targets=4, chunks=(1, 4), every_s=1e9),
+        commit_every_s=10,
+        report_every=10,
+    )
+
+
+def first_light() -> TrainConfig:
+    """The first published weights: 128 px, 16 scenes of 8 inputs and 8 targets, one GPU.
+
+    From half way, an eighth of the steps shows fewer and longer scenes, 24 inputs in chunks of 8.
+    """
+    return TrainConfig(
+        name="first_light",
+        budget=Budget(seconds=1200),
+        model=models.small(),
+        data=DataConfig(
+            shapes=(
+                EpisodeShape(16, 8, 8, (1, 2, 4, 8)),
+                EpisodeShape(6, 24, 8, (3,), share=0.15, start=0.5),
+            )
+        ),
+        loss=LossConfig(charbonnier=Ramp(0.0, 0.1, 0.5, 0.6)),
+        commit_every_s=150,
+    )

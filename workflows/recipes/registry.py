@@ -1,0 +1,23 @@
+"""All recipes by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+
+from everview.pipeline.errors import UsageError
+from everview.pipeline.training.config import TrainConfig
+from everview.workflows.recipes.ablations import ABLATIONS
+from everview.workflows.recipes.published import first_light, tiny
+
+RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
+    recipe.__name__: recipe for recipe in (tiny, first_light, *ABLATIONS)
+}
+
+
+def find_recipe(name: str) -> Callable[[], TrainConfig]:
+    """The recipe called `name`. Raises UsageError with the nearest name."""
+    if name in RECIPES:
+        return RECIPES[name]
+    near = difflib.get_close_matches(name, RECIPES, 1, 0.0)
+    raise UsageError(f"no recipe is called '{name}': did you mean '{near[0]}'?")
