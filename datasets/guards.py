@@ -107,14 +107,18 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is not valid JSON: {_reason(error)}") from None
 
 
-def read_table(path: Path, columns: int | tuple[int, ...] | None = None) -> np.ndarray:
+def read_table(
+    path: Path, columns: int | tuple[int, ...] | None = None, skip_lines: int = 0
+) -> np.ndarray:
     """A text file of numbers, one row a line, `#` comments skipped: float64 [N, columns].
 
-    columns: the widths allowed; None: any, but all rows alike. NaN passes.
+    columns: the widths allowed; None: any, but all rows alike. skip_lines: a heading. NaN passes.
     """
     rows: list[list[float]] = []
     allowed = (columns,) if isinstance(columns, int) else columns
     for number, line in enumerate(read_text(path).splitlines(), 1):
+        if number <= skip_lines:
+            continue
         cells = line.split("#", 1)[0].replace(",", " ").split()
         if not cells:
             continue

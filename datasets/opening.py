@@ -9,10 +9,14 @@ from types import ModuleType
 from everview.datasets.captures import Capture
 from everview.datasets.errors import DataError
 from everview.datasets.formats import (
+    colmap,
     image_folder,
     opencv_cameras,
     posed_rgbd,
+    realestate10k,
+    seven_scenes,
     transforms_json,
+    tum,
     video,
 )
 from everview.datasets.guards import MAX_PIXELS
@@ -24,6 +28,10 @@ READERS: tuple[ModuleType, ...] = (
     transforms_json,
     opencv_cameras,
     posed_rgbd,
+    seven_scenes,
+    tum,
+    colmap,
+    realestate10k,
     video,
     image_folder,
 )

@@ -78,6 +78,7 @@ class VideoCapture(Capture):
         self.info = CaptureInfo(source, FORMAT, "up_to_scale", None, False)
         with self._opened() as (container, stream):
             rate = stream.average_rate
+            self.frame_interval_s = float(1 / rate) if rate else 1 / 30
             notes = (
                 f"{container.format.name.split(',')[0]}, {stream.codec_context.name}, "
                 f"{stream.width}x{stream.height}, {float(rate):.3g} frames/s on average"

@@ -1,0 +1,74 @@
+"""`transforms.json` for nerfstudio, instant-ngp and everything that reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from everview.datasets.cameras import Camera, opengl_from_opencv
+from everview.datasets.captures import Scale
+from everview.datasets.writers.atomic import write_atomically
+from everview.datasets.writers.posed_image import PosedImage
+
+
+def write_transforms_json(path: Path, images: Sequence[PosedImage], scale: Scale) -> None:
+    """Write cameras as OpenGL camera-to-world with pinhole intrinsics in pixels.
+
+    Intrinsics stand once at the top when all frames share them, and in every frame otherwise.
+    scale: kept under `world_scale`, which our reader understands and others ignore.
+    Raises ValueError when there is nothing to write or only some frames have masks.
+    """
+    if not images:
+        raise ValueError("no images to write")
+    if len({image.mask is None for image in images}) > 1:
+        raise ValueError("nerfstudio takes masks for all frames or for none")
+    intrinsics = [_intrinsics(image.camera) for image in images]
+    is_shared = all(values == intrinsics[0] for values in intrinsics)
+    content: dict[str, Any] = {
+        "generator": _generator(),
+        "comment": "transform_matrix: camera-to-world, OpenGL axes; pixel centres at +0.5",
+        "camera_model": "OPENCV",
+        "world_scale": scale,
+    }
+    if is_shared:
+        content |= intrinsics[0]
+    content["frames"] = [
+        _frame(image, {} if is_shared else values)
+        for image, values in zip(images, intrinsics, strict=True)
+    ]
+    write_atomically(Path(path), json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def _intrinsics(camera: Camera) -> dict[str, Any]:
+    distortion = dict.fromkeys(("k1", "k2", "p1", "p2"), 0.0)
+    return {
+        "fl_x": float(camera.fx),
+        "fl_y": float(camera.fy),
+        "cx": float(camera.cx),
+        "cy": float(camera.cy),
+        "w": int(camera.width),
+        "h": int(camera.height),
+    } | distortion
+
+
+def _frame(image: PosedImage, intrinsics: dict[str, Any]) -> dict[str, Any]:
+    frame: dict[str, Any] = {"file_path": image.name}
+    frame["transform_matrix"] = opengl_from_opencv(image.camera.c2w_cv).tolist()
+    frame |= intrinsics
+    if image.time_s is not None:
+        frame["time"] = float(image.time_s)
+    if image.depth is not None:
+        frame["depth_file_path"] = image.depth
+    if image.mask is not None:
+        frame["mask_path"] = image.mask
+    return frame
+
+
+def _generator() -> str:
+    try:
+        return f"everview {version('everview')}"
+    except PackageNotFoundError:
+        return "everview"
