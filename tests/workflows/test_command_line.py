@@ -1,0 +1,148 @@
+"""The program's promises: help, exit codes, one sentence per error, one JSON value on stdout.
+
+Real: the program, in its own process where what it imports or prints matters. Nothing is faked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from everview.workflows.cli.main import main
+from everview.workflows.cli.verbs import VERBS
+
+HEAVY = ("torch", "ray", "numpy", "scipy", "PIL", "av", "open3d", "deepspeed", "pyarrow")
+PROGRAM = [sys.executable, "-c", "from everview.workflows.cli.main import main; main()"]
+names = pytest.mark.parametrize("name", [verb.name for verb in VERBS])
+
+
+def everview(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROGRAM, *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level modules in a fresh interpreter after `code`, which may leave by SystemExit."""
+    program = (
+        f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\n"
+        "print('\\n' + ' '.join({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_lists_every_verb_with_one_line() -> None:
+    done = everview("--help")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    for verb in VERBS:
+        assert any(line.split()[:1] == [verb.name] and verb.summary in line for line in lines)
+    assert max(map(len, lines)) <= 88
+
+
+def test_no_words_show_the_help_and_are_a_usage_error() -> None:
+    done = everview()
+    assert (done.returncode, done.stdout[:6]) == (2, "usage:")
+
+
+def test_version_is_the_installed_one() -> None:
+    from importlib.metadata import version
+
+    assert everview("--version").stdout.strip() == f"everview {version('everview')}"
+
+
+@names
+def test_help_of_a_verb_imports_nothing_heavy(name: str) -> None:
+    """This is what keeps `--help` under a second; timing it would only test the machine."""
+    loaded = modules_after(
+        f"from everview.workflows.cli.main import main; main(['{name}', '--help'])"
+    )
+    assert loaded & set(HEAVY) == set()
+
+
+@names
+def test_a_misspelt_flag_is_exit_2_and_names_the_nearest(name: str) -> None:
+    subject = () if name in ("doctor", "demo") else ("subject",)
+    done = everview(name, *subject, "--quite")
+    assert done.returncode == 2
+    assert "--quiet" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_misspelt_verb_is_exit_2_and_names_the_nearest() -> None:
+    done = everview("inspekt", "x")
+    assert done.returncode == 2
+    assert done.stderr == "everview inspekt: there is no verb `inspekt`; did you mean `inspect`?\n"
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda folder: None, "does not exist"),
+        (lambda folder: folder.mkdir(), "is empty"),
+        (lambda folder: folder.write_bytes(b""), "capture"),
+        (lambda folder: folder.write_bytes(b"\x00" * 4096), "capture"),
+    ],
+    ids=["missing", "empty-folder", "empty-file", "noise"],
+)
+def test_a_bad_capture_is_exit_3_and_one_sentence(
+    make: Callable[[Path], object], says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "capture"
+    make(place)
+    with pytest.raises(SystemExit) as leaving:
+        main(["inspect", str(place)])
+    told = capfd.readouterr()
+    assert leaving.value.code == 3
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    assert str(place) in told.err
+    assert says in told.err
+
+
+def test_an_error_with_json_is_one_value_on_stdout(tmp_path: Path) -> None:
+    done = everview("inspect", str(tmp_path / "nothing"), "--json")
+    value = json.loads(done.stdout)
+    assert value["exit_status"] == done.returncode == 3
+    assert "does not exist" in value["error"]
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = everview("inspect", str(tmp_path / "nothing"), "--debug")
+    assert done.returncode == 3
+    assert "Traceback" in done.stderr
+
+
+def test_fresh_without_out_is_a_usage_error() -> None:
+    done = everview("doctor", "--fresh")
+    assert done.returncode == 2
+    assert "--out" in done.stderr
+
+
+def test_doctor_finds_the_test_machine_fit() -> None:
+    done = everview("doctor", "--json")
+    value = json.loads(done.stdout)
+    assert done.returncode == value["exit_status"] == 0, value
+    assert value["fit"] is True
+    assert {"code", "torch", "device", "video", "disk"} <= {c["name"] for c in value["checks"]}
+    assert value["versions"]["torch"]
+
+
+def test_output_has_no_colour_when_it_is_not_a_terminal() -> None:
+    done = everview("doctor", NO_COLOR="1")
+    assert "\x1b[" not in done.stdout + done.stderr
+    assert "\x1b[" not in everview("inspect", "--inptus", NO_COLOR="1").stderr
