@@ -1,0 +1,150 @@
+"""Rendering: cameras into a frozen state, a few at a time.
+
+The state is frozen once; then every picture is a read. Memory is bounded by the batch, not by the
+length of the path. B scenes (here 1), V views, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everview.datasets.cameras import Camera, Cameras
+from everview.models.scene_model import Outputs, Query, SceneModel
+
+_TOKENS_AT_ONCE = 4096  # views of 128 px have 256 tokens of 8x8: 16 of them, about 0.3 GiB at d384
+
+
+@dataclass(frozen=True, eq=False)
+class RenderedView:
+    """One picture of the scene.
+
+    image: uint8 [H, W, 3] sRGB. depth: float32 [H, W] along z in world units. confidence: float32
+    [H, W] in (0, 1]. memory_image: uint8 [H, W, 3], what the memory alone draws, without texture
+    copied from source frames; None unless it was asked for.
+    """
+
+    camera: Camera
+    time_s: float | None
+    image: np.ndarray
+    depth: np.ndarray
+    confidence: np.ndarray
+    memory_image: np.ndarray | None = None
+
+
+class SceneRenderer:
+    """Cameras in, pictures out, from one state that never changes.
+
+    Safe to use from several threads beside a session that observes: nothing here is written.
+    """
+
+    def __init__(self, model: SceneModel, state: Any):
+        """state: of one scene (batch 1), with its gauge set."""
+        self.model = model
+        with torch.inference_mode():
+            self.view = model.freeze(state)
+
+    def render(
+        self,
+        cameras: Sequence[Camera],
+        times_s: Sequence[float | None] | None = None,
+        with_memory: bool = False,
+    ) -> Iterator[RenderedView]:
+        """Yield one view per camera, in order. Sides must be multiples of the model's patch.
+
+        with_memory: also draw what the memory alone gives (twice the work).
+        """
+        times = [None] * len(cameras) if times_s is None else list(times_s)
+        for start, stop in _batches(cameras, self.model.config.patch):
+            yield from self._render_batch(cameras[start:stop], times[start:stop], with_memory)
+
+    def depth_of(self, camera: Camera, image: np.ndarray, time_s: float | None) -> RenderedView:
+        """Look at a frame that has an image: the same outputs, with the image as a clue."""
+        query = self._query([camera], [time_s], image_tensor([image], self.model.device))
+        outs = self._ask(query, ("rgb", "depth", "confidence"))
+        return next(_views([camera], [time_s], outs))
+
+    def memory_image(self, camera: Camera, time_s: float | None) -> np.ndarray:
+        """What the memory alone draws, uint8 [H, W, 3]."""
+        outs = self._ask(self._query([camera], [time_s]), ("memory_rgb",))
+        return _bytes(outs.memory_rgb[0])[0]
+
+    def _render_batch(
+        self, cameras: Sequence[Camera], times: Sequence[float | None], with_memory: bool
+    ) -> Iterator[RenderedView]:
+        heads = ("rgb", "depth", "confidence", *(("memory_rgb",) if with_memory else ()))
+        return _views(cameras, times, self._ask(self._query(cameras, times), heads))
+
+    def _query(
+        self,
+        cameras: Sequence[Camera],
+        times: Sequence[float | None],
+        images: Tensor | None = None,
+    ) -> Query:
+        device = self.model.device
+        stacked = Cameras.stack(cameras)[None].to(device=device)
+        return Query(cameras=stacked, images=images, time_s=time_tensor(times, device))
+
+    def _ask(self, query: Query, heads: tuple[str, ...]) -> Outputs:
+        with torch.inference_mode():
+            return self.model.query(query, self.view, heads=heads)
+
+
+def image_tensor(images: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """uint8 [H, W, 3] images of one size as float32 [1, V, 3, H, W] in [0, 1]."""
+    stacked = torch.from_numpy(np.stack(images)).to(device)
+    return stacked.permute(0, 3, 1, 2)[None].float().div_(255)
+
+
+def time_tensor(times: Sequence[float | None], device: torch.device) -> Tensor | None:
+    """Seconds as float64 [1, V], NaN where unknown; None when no view has a time."""
+    if all(time is None for time in times):
+        return None
+    values = [float("nan") if time is None else float(time) for time in times]
+    return torch.tensor(values, dtype=torch.float64, device=device)[None]
+
+
+def _views(
+    cameras: Sequence[Camera], times: Sequence[float | None], outs: Outputs
+) -> Iterator[RenderedView]:
+    pictures = _bytes(outs.rgb[0])
+    depth = outs.depth[0].float().cpu().numpy()
+    confidence = outs.confidence[0].float().cpu().numpy()
+    pure = None if outs.memory_rgb is None else _bytes(outs.memory_rgb[0])
+    for index, camera in enumerate(cameras):
+        yield RenderedView(
+            camera=camera,
+            time_s=times[index],
+            image=pictures[index],
+            depth=depth[index],
+            confidence=confidence[index],
+            memory_image=None if pure is None else pure[index],
+        )
+
+
+def _bytes(images: Tensor) -> np.ndarray:
+    """Float [V, 3, H, W] in [0, 1] to uint8 [V, H, W, 3]."""
+    scaled = images.float().clamp(0, 1).mul(255).round_().to(torch.uint8)
+    return scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _batches(cameras: Sequence[Camera], patch: int) -> Iterator[tuple[int, int]]:
+    """Runs [start, stop) of cameras of one size that fit the token budget together."""
+    start = 0
+    while start < len(cameras):
+        width, height = cameras[start].width, cameras[start].height
+        most = max(1, _TOKENS_AT_ONCE // max(1, (width // patch) * (height // patch)))
+        stop = start + 1
+        while (
+            stop < len(cameras)
+            and stop - start < most
+            and (cameras[stop].width, cameras[stop].height) == (width, height)
+        ):
+            stop += 1
+        yield start, stop
+        start = stop

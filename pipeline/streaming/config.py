@@ -1,0 +1,52 @@
+"""What `everview stream` can be told; the resolved value in `run.json` repeats the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from everview.models.weights import DEFAULT_WEIGHTS
+from everview.pipeline.streaming.policies import StreamPolicies
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """Raises ValueError with the value, the limit and the reason."""
+
+    capture: str
+    """a folder, a file or a procedural:// URL"""
+    weights: str = DEFAULT_WEIGHTS
+    """published name, folder, or URL#hash"""
+    size: int = 128
+    """short side of the frames the model sees, pixels"""
+    hold_out: int = 8
+    """keep every n-th frame from the model and compare with it (0: none)"""
+    max_frames: int | None = None
+    """stop after this many frames"""
+    policies: StreamPolicies = field(default_factory=StreamPolicies)
+    path: str = "auto"
+    """camera path of novel_views.mp4: auto, orbit, spiral, interpolate, or a file of cameras"""
+    video_frames: int = 72
+    """length of novel_views.mp4"""
+    video_rate: float = 24.0
+    """its frames per second"""
+    review_views: int = 16
+    """held-out frames shown in views/ and depth/ (all of them are measured)"""
+    measured_views: int = 256
+    """held-out frames measured at most, evenly taken"""
+    fusion_views: int = 48
+    """frames fused into points.ply and mesh.ply at most (0: no geometry)"""
+    mesh: bool = True
+    """make mesh.ply (needs the extra `geometry`)"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+
+    def __post_init__(self) -> None:
+        if self.size < 16:
+            raise ValueError(f"size {self.size}: at least 16 pixels, two patches")
+        if self.hold_out < 0 or self.hold_out == 1:
+            raise ValueError(f"hold_out {self.hold_out}: 0 for none, or at least 2")
+        for name in ("video_frames", "review_views", "measured_views"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: at least 1")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise ValueError(f"max_frames {self.max_frames}: at least 1")

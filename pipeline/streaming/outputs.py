@@ -1,0 +1,131 @@
+"""Everything a finished stream leaves for people and tools, made from the published state."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from everview.datasets.captures import Capture
+from everview.pipeline.evaluation.lpips_alex import open_lpips
+from everview.pipeline.fusion.depth_views import voxel_size_for
+from everview.pipeline.fusion.scene_geometry import SceneGeometry
+from everview.pipeline.rendering.path_choice import choose_path
+from everview.pipeline.rendering.path_export import export_path
+from everview.pipeline.streaming.config import StreamConfig
+from everview.pipeline.streaming.preparing import prepared, read_again
+from everview.pipeline.streaming.progress import Progress
+from everview.pipeline.streaming.review import HeldOutReview, depth_view, evenly
+from everview.pipeline.streaming.scenes import survey_stream
+from everview.pipeline.streaming.session import Session
+
+
+@dataclass(frozen=True)
+class Exported:
+    """values: for metrics.json. missing: key -> reason. rows: of held-out frames."""
+
+    values: dict[str, Any]
+    missing: dict[str, str]
+    rows: list[dict[str, Any]]
+
+
+def export_stream(
+    session: Session, capture: Capture, config: StreamConfig, out: Path, progress: Progress
+) -> Exported:
+    """Write views, depth, video, points and mesh; measure the held-out frames."""
+    (out / "views").mkdir(exist_ok=True)
+    values, missing, rows, details = {}, {}, [], {}
+    compared = _compare_and_fuse(session, capture, config, out, progress)
+    values |= compared.values
+    missing |= compared.missing
+    rows += compared.rows
+    details |= values.pop("details")
+    details |= _render_path(session, config, out, progress)
+    return Exported(values | {"details": details}, missing, rows)
+
+
+def _compare_and_fuse(
+    session: Session, capture: Capture, config: StreamConfig, out: Path, progress: Progress
+) -> Exported:
+    """The second pass over the capture."""
+    renderer = session.published.renderer
+    lpips, lpips_source = open_lpips()
+    held_out = evenly(session.trajectory.held_out_indices(), config.measured_views)
+    review = HeldOutReview(
+        renderer=renderer,
+        out=out,
+        scale=session.world.scale,
+        shown=frozenset(evenly(held_out, config.review_views)),
+        lpips=lpips,
+    )
+    geometry, fused = _open_geometry(session, capture, config)
+    wanted = set(held_out) | fused
+    for done, frame in enumerate(read_again(capture, wanted), 1):
+        ready = prepared(frame, config.size, session.model.config.patch)
+        if frame.index in fused:
+            view = depth_view(ready, renderer, capture.info.has_depth)
+            if view is not None and geometry is not None:
+                geometry.add(view)
+        else:
+            review.add(ready)
+        progress.step("compare and fuse", done, len(wanted))
+    values = {k: v for k, v in review.means().items() if v is not None}
+    values["memory_alone"] = review.memory_means()
+    details: dict[str, Any] = {"held_out_frames": len(review.rows), "lpips_backbone": lpips_source}
+    missing = _reasons(review, lpips_source, config)
+    if review.rows and "depth_abs_rel" in values:
+        values["depth_alignment"] = review.alignment
+    if geometry is not None:
+        report = geometry.write(out)
+        missing |= report.missing
+        details["geometry"] = {k: v for k, v in asdict(report).items() if k != "missing"}
+    else:
+        missing |= dict.fromkeys(("points.ply", "mesh.ply"), "not asked for")
+    return Exported(values | {"details": details}, missing, review.rows)
+
+
+def _open_geometry(
+    session: Session, capture: Capture, config: StreamConfig
+) -> tuple[SceneGeometry | None, set[int]]:
+    """The fusion and the indices of the observed frames that go into it."""
+    if config.fusion_views < 1:
+        return None, set()
+    assert session.gauge is not None
+    is_measured = capture.info.has_depth
+    voxel = voxel_size_for(float(1 / session.gauge.scale[0]), is_measured)
+    # measured depth costs no look into the state, so more of it can be had for the same time
+    most = config.fusion_views * (4 if is_measured else 1)
+    chosen = evenly(session.trajectory.observed_indices(), most)
+    return SceneGeometry(voxel, config.mesh), set(chosen)
+
+
+def _render_path(
+    session: Session, config: StreamConfig, out: Path, progress: Progress
+) -> dict[str, Any]:
+    published = session.published
+    layout = survey_stream(session.trajectory, published.state)
+    patch = session.model.config.patch
+    path = choose_path(config.path, layout, config.video_frames, config.size, patch)
+    made = export_path(
+        published.renderer,
+        path,
+        out,
+        config.video_rate,
+        on_frame=lambda done: progress.step("render", done, len(path.cameras)),
+    )
+    mean_ms = sum(made.render_ms) / max(len(made.render_ms), 1)
+    return {"path": path.name, "path_frames": made.frames, "render_ms_mean": mean_ms}
+
+
+def _reasons(review: HeldOutReview, lpips_source: str, config: StreamConfig) -> dict[str, str]:
+    floors = "floors are measured by `everview evaluate`"
+    reasons = {f"floors.{name}": floors for name in ("mean_colour", "nearest_view", "depth_warp")}
+    if not review.rows:
+        why = "nothing was held out" if config.hold_out else "hold_out is 0"
+        names = ("psnr", "ssim", "lpips_alex", "laplacian_ratio", "memory_alone")
+        return reasons | dict.fromkeys((*names, "depth_abs_rel", "depth_alignment"), why)
+    if review.lpips is None:
+        reasons["lpips_alex"] = lpips_source
+    if review.means()["depth_abs_rel"] is None:
+        reasons |= dict.fromkeys(("depth_abs_rel", "depth_alignment"), "the capture has no depth")
+    return reasons

@@ -1,0 +1,124 @@
+"""After the stream: a second, lazy pass over the capture compares and fuses, frame by frame.
+
+Held-out frames are rendered and measured, some are kept as pictures; evenly taken observed frames
+become depth views for fusion. Nothing is collected: memory doesn't grow with the stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from everview.datasets.captures import Frame, Scale
+from everview.pipeline.evaluation.depth_metrics import alignment_of, depth_abs_rel
+from everview.pipeline.evaluation.image_metrics import score_images
+from everview.pipeline.evaluation.lpips_alex import LpipsAlex
+from everview.pipeline.fusion.depth_views import DepthView
+from everview.pipeline.rendering.renderer import RenderedView, SceneRenderer
+from everview.pipeline.rendering.stills import DepthFolder, write_image
+
+_SCORES = ("psnr", "ssim", "lpips_alex", "laplacian_ratio")
+
+
+@dataclass
+class HeldOutReview:
+    """Scores of held-out frames, and pictures of some under views/ and depth/.
+
+    rows: for frames.parquet. memory_rows: the scores of the memory without the frame bank.
+    """
+
+    renderer: SceneRenderer
+    out: Path
+    scale: Scale
+    shown: frozenset[int]
+    lpips: LpipsAlex | None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    memory_rows: list[dict[str, Any]] = field(default_factory=list)
+    _depth: DepthFolder | None = None
+
+    def add(self, frame: Frame) -> None:
+        """Render a held-out frame's camera and compare; frame: as resized for the model."""
+        assert frame.camera is not None
+        views = self.renderer.render([frame.camera], [frame.time_s], with_memory=True)
+        view = next(views)
+        assert view.memory_image is not None
+        row = {"id": frame.index, "name": frame.name, "role": "held_out", "time_s": frame.time_s}
+        scores = self._scores(view.image, frame) | self._depth_score(view, frame)
+        self.rows.append(row | scores)
+        self.memory_rows.append(self._scores(view.memory_image, frame))
+        if frame.index in self.shown:
+            self._show(frame, view)
+
+    def means(self) -> dict[str, float | None]:
+        """Mean over the frames of every score."""
+        return {name: _mean(self.rows, name) for name in (*_SCORES, "depth_abs_rel")}
+
+    def memory_means(self) -> dict[str, float | None]:
+        """The same for the pictures of the memory alone."""
+        return {name: _mean(self.memory_rows, name) for name in _SCORES}
+
+    @property
+    def alignment(self) -> str:
+        """How predicted depth was aligned before it was measured."""
+        return alignment_of(self.scale)
+
+    def _scores(self, image: np.ndarray, frame: Frame) -> dict[str, float | None]:
+        pair = (_tensor(image), _tensor(frame.image))
+        mask = None if frame.mask is None else torch.from_numpy(frame.mask.copy())[None]
+        return score_images(*pair, lpips=self.lpips, mask=mask).rows()[0]
+
+    def _depth_score(self, view: RenderedView, frame: Frame) -> dict[str, float | None]:
+        if frame.depth is None or not (frame.depth > 0).any():
+            return {"depth_abs_rel": None}
+        pair = (torch.from_numpy(view.depth)[None], torch.from_numpy(frame.depth.copy())[None])
+        return {"depth_abs_rel": depth_abs_rel(*pair, alignment_of(self.scale)).item()}
+
+    def _show(self, frame: Frame, view: RenderedView) -> None:
+        name = f"{frame.index:05d}"
+        write_image(self.out / "views" / f"{name}_truth.png", frame.image)
+        write_image(self.out / "views" / f"{name}_rendered.png", view.image)
+        write_image(self.out / "views" / f"{name}_memory.png", view.memory_image)
+        if self._depth is None:
+            self._depth = DepthFolder(self.out / "depth", self.scale, 4 * float(view.depth.max()))
+        self._depth.write(name, view.depth, view.confidence)
+
+
+def depth_view(
+    frame: Frame, renderer: SceneRenderer, is_measured: bool, trusted_share: float = 0.7
+) -> DepthView | None:
+    """An observed frame for fusion: with its captured depth, else with what the model sees in it.
+
+    is_measured: the capture has depth; a frame without any gives None. trusted_share: of a view's
+    predicted pixels, the most confident share is used.
+    """
+    assert frame.camera is not None
+    if is_measured:
+        if frame.depth is None:
+            return None
+        depth = np.nan_to_num(frame.depth.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+        return DepthView(frame.camera, frame.image, depth, np.ones(depth.shape, np.float32))
+    view = renderer.depth_of(frame.camera, frame.image, frame.time_s)
+    limit = np.quantile(view.confidence, 1 - trusted_share)
+    depth = np.where(view.confidence >= limit, view.depth, 0).astype(np.float32)
+    return DepthView(frame.camera, frame.image, depth, view.confidence)
+
+
+def evenly(indices: list[int], most: int) -> list[int]:
+    """At most `most` of the indices, evenly taken, the first and the last among them."""
+    if len(indices) <= most:
+        return list(indices)
+    places = np.linspace(0, len(indices) - 1, most).round().astype(int)
+    return [indices[place] for place in np.unique(places)]
+
+
+def _tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> float | None:
+    values = [row[name] for row in rows if row[name] is not None and np.isfinite(row[name])]
+    return float(np.mean(values)) if values else None

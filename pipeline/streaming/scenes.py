@@ -1,0 +1,89 @@
+"""A streamed scene opened again: model, state and cameras, from a run directory's snapshot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from everview.datasets.captures import Scale
+from everview.models.scene_model import SceneModel
+from everview.models.state import SceneState
+from everview.models.weight_files import WeightsError, load_model
+from everview.pipeline.errors import EnvironmentUnfit, InputRejected
+from everview.pipeline.rendering.survey import Survey, survey
+from everview.pipeline.runs import read_run
+from everview.pipeline.streaming.session import read_state
+from everview.pipeline.streaming.snapshots import load_snapshot
+from everview.pipeline.streaming.trajectory import Trajectory
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedScene:
+    """What rendering needs. short_side: of the frames that were observed, pixels."""
+
+    model: SceneModel
+    state: SceneState
+    trajectory: Trajectory
+    scale: Scale
+    weights_name: str
+    short_side: int
+
+    def layout(self) -> Survey:
+        """The survey of the observed cameras."""
+        return survey_stream(self.trajectory, self.state)
+
+
+def open_scene(run: Path, weights: str | None = None, device: str = "auto") -> StreamedScene:
+    """Open a run of `stream`. weights: where they are now, if not where the run found them.
+
+    Raises InputRejected when the directory holds no usable snapshot or other weights wrote it.
+    """
+    record = read_run(run)
+    if record is None or record.get("verb") != "stream":
+        raise InputRejected(f"{run} is not a run of `everview stream`: there is no scene in it")
+    snapshot = load_snapshot(run)
+    if snapshot is None:
+        raise InputRejected(f"{run} holds no snapshot yet: let its stream absorb a chunk first")
+    name = weights or snapshot.facts["weights"]["name"]
+    model = open_model(name, device)
+    trajectory = Trajectory.from_tensors(snapshot.trajectory)
+    first = trajectory.observed()[0]
+    return StreamedScene(
+        model=model,
+        state=read_state(snapshot, model, name),
+        trajectory=trajectory,
+        scale=snapshot.facts["scale"],
+        weights_name=name,
+        short_side=min(first.width, first.height),
+    )
+
+
+def survey_stream(trajectory: Trajectory, state: SceneState) -> Survey:
+    """The layout of a stream; where its cameras share no focus, the gauge says how far it is."""
+    assert state.gauge is not None
+    distance = float(1 / state.gauge.scale[0])
+    return survey(trajectory.observed(), trajectory.observed_times(), distance)
+
+
+def open_model(weights: str, device: str = "auto") -> SceneModel:
+    """The model on its device. Raises InputRejected for weights, EnvironmentUnfit for devices."""
+    place = choose_device(device)
+    try:
+        return load_model(weights).to(place)
+    except WeightsError as error:
+        raise InputRejected(str(error)) from error
+
+
+def choose_device(name: str) -> torch.device:
+    """auto: the GPU if there is one. Raises EnvironmentUnfit for a device that isn't there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise EnvironmentUnfit(f"--device {name}: use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EnvironmentUnfit(f"--device {name}: this machine has no such GPU; use --device cpu")
+    return device

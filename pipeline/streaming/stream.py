@@ -1,0 +1,202 @@
+"""`everview stream CAPTURE --out DIR`: a capture goes in, a run directory comes out.
+
+The same command again continues an unfinished run from its last snapshot, bit for bit. Ctrl-C once
+ends the stream early and exports what there is; the run stays unfinished and can be continued.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from everview.datasets.captures import Capture
+from everview.datasets.errors import DataError
+from everview.datasets.opening import open_capture
+from everview.models.scene_model import SceneModel
+from everview.models.weight_files import weights_hash
+from everview.pipeline.report import write_report
+from everview.pipeline.runs import RunDirectory, describe_device, peak_rss_mib, write_frames
+from everview.pipeline.runs.frames import JOURNAL_NAME, read_frames
+from everview.pipeline.streaming.camera_files import write_cameras
+from everview.pipeline.streaming.config import StreamConfig
+from everview.pipeline.streaming.feeder import Feeder
+from everview.pipeline.streaming.interrupts import Interrupts
+from everview.pipeline.streaming.outputs import Exported, export_stream
+from everview.pipeline.streaming.preparing import is_held_out, prepared
+from everview.pipeline.streaming.progress import Progress, Silent
+from everview.pipeline.streaming.scenes import open_model
+from everview.pipeline.streaming.session import Session, World
+from everview.pipeline.streaming.snapshots import load_snapshot
+
+
+@dataclass(frozen=True)
+class StreamResult:
+    """run: the directory. metrics: what metrics.json holds. exit_status: 0, or 130 after Ctrl-C."""
+
+    run: Path
+    metrics: Mapping[str, Any]
+    exit_status: int
+
+
+def stream_capture(
+    config: StreamConfig,
+    out: Path,
+    *,
+    fresh: bool = False,
+    command: list[str] | None = None,
+    progress: Progress | None = None,
+) -> StreamResult:
+    """Do the whole job. Raises DataError for a capture that can't be streamed, InputRejected for
+    weights or snapshots, UsageError for an `out` that holds something else, SystemExit(143) after
+    SIGTERM (a snapshot was taken)."""
+    progress = progress or Silent()
+    capture = open_capture(config.capture)
+    if not capture.info.has_cameras:
+        raise DataError(
+            f"{config.capture} ({capture.info.format}) has no camera poses, and streaming needs "
+            "them: give a capture with poses, or recover them with COLMAP first"
+        )
+    model = open_model(config.weights, config.device)
+    with RunDirectory.open(out, "stream", config, command, fresh) as run:
+        session = _open_session(run, model, capture, config, progress)
+        with Interrupts(
+            lambda: progress.say("finishing with what was seen; Ctrl-C again stops at once")
+        ) as interrupts:
+            with run.timed("stream"):
+                _read(session, capture, config, interrupts, progress)
+            _note_stream(run, session, capture)
+            with run.timed("export"):
+                exported = export_stream(session, capture, config, run.path, progress)
+            metrics = _write_results(run, session, exported)
+            with run.timed("report"):
+                write_report(run.path)
+        status = 130 if interrupts.is_requested else 0
+        run.finish(status)
+    return StreamResult(run.path, metrics, status)
+
+
+def _open_session(
+    run: RunDirectory, model: SceneModel, capture: Capture, config: StreamConfig, progress: Progress
+) -> Session:
+    """A new session, or the one that the run's last snapshot holds."""
+    info = capture.info
+    world = World(info.scale, info.points_world)
+    session = Session(model, config.policies, run.path, world, config.weights)
+    run.note(
+        device=describe_device(model.device),
+        input={
+            "source": info.source,
+            "format": info.format,
+            "scale": info.scale,
+            "identity": capture.identity(),
+            "notes": info.notes,
+        },
+        weights={
+            "name": config.weights,
+            "hash": weights_hash(config.weights),
+            "fingerprint": model.fingerprint,
+        },
+    )
+    snapshot = load_snapshot(run.path)
+    if snapshot is None:
+        (run.path / JOURNAL_NAME).unlink(missing_ok=True)  # rows of frames that come again
+        return session
+    for complaint in snapshot.set_aside:
+        progress.say(f"set aside: {complaint}")
+    session.restore(snapshot)
+    capture.restore(snapshot.facts["cursor"])
+    progress.say(f"continuing after frame {len(session.trajectory)}, chunk {session.num_chunks}")
+    return session
+
+
+def _read(
+    session: Session,
+    capture: Capture,
+    config: StreamConfig,
+    interrupts: Interrupts,
+    progress: Progress,
+) -> None:
+    """Push every frame that isn't held out; snapshot now and then, and at the end."""
+    patch = session.model.config.patch
+    total = capture.info.num_frames
+    if config.max_frames is not None:
+        total = config.max_frames if total is None else min(total, config.max_frames)
+    seen = len(session.trajectory) + sum(session.refused.values())
+    with Feeder(capture, lambda frame: prepared(frame, config.size, patch)) as feeder:
+        for fed in feeder:
+            if is_held_out(fed.frame, config.hold_out):
+                session.hold_out(fed.frame, fed.cursor)
+            else:
+                session.push(fed.frame, fed.cursor)
+            seen += 1
+            progress.step("stream", seen, total)
+            session.snapshot_if_due()
+            if interrupts.should_stop or seen == config.max_frames:
+                break
+    if interrupts.should_stop:
+        # with the frames still pending, so that the same command goes on as if never stopped
+        session.snapshot()
+    if interrupts.is_terminated:
+        raise SystemExit(143)
+    session.finish()
+    if not session.num_chunks or session.gauge is None:
+        reasons = ", ".join(f"{count} {why}" for why, count in session.refused.items())
+        raise DataError(
+            f"{config.capture}: no frame could be observed ({reasons or 'none was left'}); "
+            "give more frames or a smaller --hold-out"
+        )
+    if not interrupts.is_requested:
+        session.snapshot()
+
+
+def _note_stream(run: RunDirectory, session: Session, capture: Capture) -> None:
+    gauge = session.gauge
+    assert gauge is not None
+    run.note(
+        gauge={
+            "rotation": gauge.rotation[0],
+            "origin": gauge.origin[0],
+            "scale": gauge.scale[0],
+            "rule": gauge.rule,
+        },
+        stream={
+            "frames": len(session.trajectory),
+            "chunk_sizes": session.chunk_sizes,
+            "refused": dict(session.refused),
+            "skipped": [{"name": skip.name, "reason": skip.reason} for skip in capture.skipped],
+        },
+    )
+    write_cameras(run.path, session.trajectory, session.world.scale)
+
+
+def _write_results(run: RunDirectory, session: Session, exported: Exported) -> dict[str, Any]:
+    """metrics.json and frames.parquet."""
+    absorbed = sum(session.chunk_sizes)
+    half_life, why = session.retention.half_life()
+    latencies = np.asarray(session.latencies_ms)
+    missing = dict(exported.missing)
+    if half_life is None:
+        missing["retention_half_life_chunks"] = why
+    details = exported.values["details"] | {
+        "retention_psnr": session.retention.curve,
+        "chunks": session.num_chunks,
+        "frames_observed": absorbed,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    values = exported.values | {
+        "frames_per_s": absorbed / max(session.absorb_s, 1e-9),
+        "latency_ms_p50": float(np.percentile(latencies, 50)),
+        "latency_ms_p95": float(np.percentile(latencies, 95)),
+        "peak_rss_mib": peak_rss_mib(),
+        "state_mib": session.state_mib(),
+        "retention_half_life_chunks": half_life,
+        "details": details,
+    }
+    rows = sorted([*read_frames(run.path), *exported.rows], key=lambda row: row["id"])
+    write_frames(run.path, rows)
+    return run.write_metrics(values, missing)

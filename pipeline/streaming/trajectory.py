@@ -1,0 +1,93 @@
+"""The cameras and times of a stream so far: a few hundred bytes a frame, and nothing else kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everview.datasets.cameras import Camera
+from everview.datasets.captures import Frame
+
+_NUMBERS = 2 + 4 + 16 + 1 + 1 + 1  # size, intrinsics, pose, time, index, role
+_OBSERVED, _HELD_OUT = 0.0, 1.0
+
+
+class Trajectory:
+    """An append-only table of float64 rows that doubles when it is full."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._rows = np.empty((64, _NUMBERS))
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, frame: Frame, is_held_out: bool) -> None:
+        """Add a frame with a camera (as resized) in the order of the stream."""
+        if self._length == len(self._rows):
+            self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
+        camera = frame.camera
+        row = self._rows[self._length]
+        row[:6] = camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy
+        row[6:22] = camera.c2w_cv.ravel()
+        row[22] = np.nan if frame.time_s is None else frame.time_s
+        row[23], row[24] = frame.index, _HELD_OUT if is_held_out else _OBSERVED
+        self._length += 1
+        self.names.append(frame.name.replace("\n", " "))
+
+    def cameras(self) -> list[Camera]:
+        """Cameras of all frames, held out or not."""
+        return [camera for camera, _, _ in self._select(None)]
+
+    def times(self) -> list[float | None]:
+        """Times of all frames in seconds."""
+        return [time for _, time, _ in self._select(None)]
+
+    def observed(self) -> list[Camera]:
+        """Cameras of the frames that were given to the model."""
+        return [camera for camera, _, _ in self._select(_OBSERVED)]
+
+    def observed_times(self) -> list[float | None]:
+        """Their times in seconds."""
+        return [time for _, time, _ in self._select(_OBSERVED)]
+
+    def observed_indices(self) -> list[int]:
+        """Their positions in the capture."""
+        return [index for _, _, index in self._select(_OBSERVED)]
+
+    def held_out_indices(self) -> list[int]:
+        """Positions in the capture of the frames kept from the model."""
+        return [index for _, _, index in self._select(_HELD_OUT)]
+
+    def _select(self, role: float | None) -> Iterator[tuple[Camera, float | None, int]]:
+        for row in self._rows[: self._length]:
+            if role is not None and row[24] != role:
+                continue
+            camera = Camera(
+                int(row[0]), int(row[1]), *map(float, row[2:6]), c2w_cv=row[6:22].reshape(4, 4)
+            )
+            yield camera, None if np.isnan(row[22]) else float(row[22]), int(row[23])
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """For a snapshot."""
+        text = np.frombuffer("\n".join(self.names).encode() or b" ", np.uint8)
+        return {
+            "rows": torch.from_numpy(self._rows[: self._length].copy()),
+            "names": torch.from_numpy(text.copy()),
+        }
+
+    @staticmethod
+    def from_tensors(tensors: dict[str, Tensor]) -> Trajectory:
+        """From a snapshot."""
+        made = Trajectory()
+        rows = tensors["rows"].double().numpy()
+        if rows.ndim != 2 or rows.shape[1] != _NUMBERS:
+            raise ValueError(f"trajectory of shape {rows.shape}, expected [frames, {_NUMBERS}]")
+        made._length = len(rows)
+        made.names = bytes(tensors["names"].numpy()).decode().split("\n")[: len(rows)]
+        made._rows = rows.copy() if len(rows) else made._rows
+        return made
