@@ -1,0 +1,1 @@
+"""Benchmarks as commands: `everview bench`. Each checks its results before it prints a time."""
