@@ -1,0 +1,15 @@
+"""Procedural scenes: drawn from seeds, ray-cast in torch with exact depth, on any device."""
+
+from everview.datasets.procedural.rendering import RenderedViews, render_views
+from everview.datasets.procedural.scenes import WORLDS, SceneBatch, draw_scenes
+from everview.datasets.procedural.trajectories import FRAMES_PER_S, draw_cameras
+
+__all__ = [
+    "FRAMES_PER_S",
+    "WORLDS",
+    "RenderedViews",
+    "SceneBatch",
+    "draw_cameras",
+    "draw_scenes",
+    "render_views",
+]
