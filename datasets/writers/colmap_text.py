@@ -22,12 +22,13 @@ def write_colmap_text(
 
     points_world: [N, 3]. colours: uint8 [N, 3], grey when None. Image names are relative to the
     images folder. `images.txt` comes last: without it a folder is no model.
-    Raises ValueError when there is nothing to write or a name holds a line break.
+    Raises ValueError when there is nothing to write or a name holds white space.
     """
     if not images:
         raise ValueError("no images to write")
-    if any("\n" in image.name or "\r" in image.name for image in images):
-        raise ValueError("an image name with a line break can't stand in a text model")
+    for image in images:
+        if image.name.split() != [image.name]:
+            raise ValueError(f"COLMAP's text form ends a name at white space: {image.name!r}")
     folder = Path(folder)
     camera_ids: dict[str, int] = {}
     image_lines = []
