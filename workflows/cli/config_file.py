@@ -58,60 +58,82 @@ def read_config(path: Path) -> Mapping[str, Any]:
 
 
 def words_from_config(
-    kind: type, values: Mapping[str, Any], path: Path
+    kind: type, default: Any, values: Mapping[str, Any], path: Path
 ) -> tuple[dict[str, Any], list[str]]:
     """Split a mapping into positional values by field name and command-line words for the rest.
 
-    tyro then checks the types, so that a file and a flag can't differ in what they accept.
-    Raises UsageError for a key that `kind` doesn't have, with the nearest one.
+    default: a value of `kind` that the words will be applied to, or None. tyro then checks the
+    types, so that a file and a flag can't differ in what they accept; what equals the default is
+    not said. Raises UsageError for a key that `kind` doesn't have, with the nearest one.
     """
-    positional = {}
     hints = typing.get_type_hints(kind, include_extras=True)
-    for name, value in values.items():
-        if name in hints and _is_positional(hints[name]):
-            positional[name] = value
+    positional = {
+        name: value for name, value in values.items() if _is_positional(hints.get(name))
+    }  # fmt: skip
     others = {name: value for name, value in values.items() if name not in positional}
-    return positional, list(_flags(kind, others, path))
+    defaults = {
+        field.name: _default_of(field) if default is None else getattr(default, field.name)
+        for field in dataclasses.fields(kind)
+    }
+    return positional, list(_words(defaults, others, path, ""))
 
 
-def _flags(kind: type, values: Mapping[str, Any], path: Path, prefix: str = "") -> Iterator[str]:
-    hints = typing.get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+def _default_of(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _words(
+    defaults: Mapping[str, Any], values: Mapping[str, Any], path: Path, prefix: str
+) -> Iterator[str]:
+    """Words that turn `defaults` into `values`, of one level of the configuration and below."""
     for name, value in values.items():
-        dotted = f"{prefix}{name}"
-        if name not in fields:
-            near = difflib.get_close_matches(str(name), list(fields), n=1, cutoff=0.4)
-            hint = f"did you mean `{prefix}{near[0]}`?" if near else f"known: {', '.join(fields)}"
-            raise UsageError(f"--config {path}: there is no key `{dotted}`; {hint}")
-        if isinstance(value, Mapping) and dataclasses.is_dataclass(hints[name]):
-            yield from _flags(hints[name], value, path, f"{dotted}.")
-            continue
-        flag = "--" + dotted.replace("_", "-")
-        if isinstance(value, bool):
-            yield from _switch(flag, value, fields[name].default)
-        elif isinstance(value, list | tuple):
-            yield from (flag, *map(str, value))
-        elif isinstance(value, Mapping):
+        if name not in defaults:
+            near = difflib.get_close_matches(str(name), list(defaults), n=1, cutoff=0.4)
+            hint = f"did you mean `{prefix}{near[0]}`?" if near else f"known: {', '.join(defaults)}"
+            raise UsageError(f"--config {path}: there is no key `{prefix}{name}`; {hint}")
+        yield from _words_of(defaults[name], value, path, f"{prefix}{name}")
+
+
+def _words_of(default: Any, value: Any, path: Path, dotted: str) -> Iterator[str]:
+    flag = "--" + dotted.replace("_", "-")
+    below = _parts(default)
+    if below and isinstance(value, list) and len(value) == len(below):
+        value = dict(zip(below, value, strict=True))
+    if isinstance(value, Mapping):
+        if not below:
             raise UsageError(f"--config {path}: `{dotted}` takes one value, not keys and values")
-        else:
-            yield from (flag, str(value))
-
-
-def _switch(flag: str, value: bool, default: Any) -> Iterator[str]:
-    """A switch is only said when it differs from what it is without being said."""
-    if not isinstance(default, bool):
+        yield from _words(below, value, path, f"{dotted}.")
+    elif value == default or (isinstance(value, list) and value == _as_lists(default)):
+        return
+    elif isinstance(value, bool) and isinstance(default, bool):
+        head, _, last = flag.removeprefix("--").rpartition(".")
+        yield flag if value else f"--{head}{'.' if head else ''}no-{last}"
+    elif isinstance(value, list):
+        yield from (flag, *map(str, value))
+    else:
         yield from (flag, str(value))
-    elif value != default:
-        head, _, last = flag.rpartition(".")
-        yield (
-            flag if value else (f"{head}.no-{last}" if head else f"--no-{last.removeprefix('--')}")
-        )
+
+
+def _parts(default: Any) -> dict[str, Any]:
+    """What lies below a nested default, by key: fields, or places in a tuple of dataclasses."""
+    if dataclasses.is_dataclass(default) and not isinstance(default, type):
+        return {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
+    if isinstance(default, tuple) and default and dataclasses.is_dataclass(default[0]):
+        return {str(place): item for place, item in enumerate(default)}
+    return {}
+
+
+def _as_lists(value: Any) -> Any:
+    """Tuples as the lists that YAML and JSON read them back as."""
+    return [_as_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _is_positional(hint: Any) -> bool:
     import tyro
 
-    return tyro.conf.Positional in getattr(hint, "__metadata__", ())
+    return hint is not None and tyro.conf.Positional in getattr(hint, "__metadata__", ())
 
 
 def _first_line(error: Exception) -> str:

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import tyro
-
-from everview.workflows.cli.arguments import CommonFlags
+from everview.workflows.cli.arguments import CaptureArgument, CommonFlags, Switch
 from everview.workflows.cli.outcome import Outcome, table
 
 _SKIPPED_SHOWN = 12
@@ -22,9 +20,9 @@ class Arguments(CommonFlags):
     read is refused (exit code 3). With --out, a contact sheet and a plot of the cameras are left.
     """
 
-    capture: tyro.conf.Positional[str]
+    capture: CaptureArgument
     """folder, transforms.json, opencv_cameras.json, video or procedural:// URL"""
-    allow_external_paths: bool = False
+    allow_external_paths: Switch = False
     """follow paths and links that leave the capture's folder"""
 
 

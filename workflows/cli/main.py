@@ -86,7 +86,11 @@ def _parse_and_run(verb: Verb, words: Sequence[str]) -> Outcome:
     from everview.workflows.cli.arguments import CommonFlags, parse
 
     module = verb.load()
-    arguments: CommonFlags = parse(module.Arguments, words, prog=f"everview {verb.name}")
+    prog = f"everview {verb.name}"
+    if hasattr(module, "parse_words"):  # a verb whose flags depend on its first word
+        arguments: CommonFlags = module.parse_words(words, prog)
+    else:
+        arguments = parse(module.Arguments, words, prog)
     if arguments.fresh and arguments.out is None:
         raise UsageError("--fresh needs --out; it names the run directory to start over in")
     set_up_logging(arguments.quiet, arguments.debug)

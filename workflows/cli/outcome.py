@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,23 +34,9 @@ class Outcome:
         return "\n".join(parts + ([str(self.run)] if self.run is not None else []))
 
 
-def to_json(value: Any) -> str:
-    """One line of strict JSON: what is not finite becomes null, paths become strings."""
-    return json.dumps(_plain(value), allow_nan=False, ensure_ascii=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
-    if isinstance(value, bool | int | str) or value is None:
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
-        return _plain(value.item())
-    return str(value)
+def to_json(value: Mapping[str, Any]) -> str:
+    """One line of strict JSON."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, default=str)
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:

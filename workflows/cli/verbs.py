@@ -28,6 +28,9 @@ class Verb:
 VERBS = (
     Verb("doctor", "doctor", "check this machine: versions, device, codecs, browser, disk, data"),
     Verb("inspect", "inspect_capture", "decode a capture and say what is in it and what is wrong"),
+    Verb("stream", "stream", "absorb a capture chunk by chunk and leave a reconstruction"),
+    Verb("evaluate", "evaluate", "measure held-out views beside the floors, by stated rules"),
+    Verb("train", "train", "train a recipe; the same command again continues it"),
 )
 
 

@@ -1,0 +1,29 @@
+"""`everview evaluate`: held-out views of a capture or a protocol, beside the floors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from everview.pipeline.evaluation.config import EvaluationConfig
+from everview.workflows.cli.arguments import CommonFlags, part_of
+from everview.workflows.cli.outcome import Outcome
+from everview.workflows.cli.progress import showing_progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(CommonFlags, EvaluationConfig):
+    """Measure held-out views of --capture CAPTURE, or of the scenes of --protocol NAME.
+
+    The table has the model, its memory alone and the floors (mean colour, nearest view, depth
+    warp), all by the same rules. A scene that fails is named and the others go on (exit code 1).
+    """
+
+
+def run(arguments: Arguments) -> Outcome:
+    from everview.pipeline.evaluation.run import evaluate
+
+    config = part_of(arguments, EvaluationConfig)
+    with showing_progress(arguments.quiet) as progress:
+        done = evaluate(config, arguments.out, arguments.fresh, progress=progress)
+    result = {"metrics": done.metrics, "failed": done.failed}
+    return Outcome(result, done.table, run=done.run, exit_code=done.exit_code)

@@ -1,0 +1,35 @@
+"""`everview stream CAPTURE`: frames in, a reconstruction out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from everview.pipeline.streaming.config import StreamConfig
+from everview.workflows.cli.arguments import CaptureArgument, CommonFlags, part_of
+from everview.workflows.cli.outcome import Outcome
+from everview.workflows.cli.progress import showing_progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(CommonFlags, StreamConfig):
+    """Absorb a capture chunk by chunk and leave views, video, depth, points, mesh and a report.
+
+    The same command again continues an unfinished run from its last snapshot. Ctrl-C once ends the
+    stream early and exports what has been seen; twice stops at once.
+    """
+
+    capture: CaptureArgument
+    """folder, transforms.json, opencv_cameras.json, video or procedural:// URL, with poses"""
+
+
+def run(arguments: Arguments) -> Outcome:
+    from everview.pipeline.runs import default_run_path
+    from everview.pipeline.streaming.stream import stream_capture
+
+    config = part_of(arguments, StreamConfig)
+    subject = Path(config.capture.partition("?")[0]).name
+    out = arguments.out or default_run_path("stream", subject, config)
+    with showing_progress(arguments.quiet) as progress:
+        done = stream_capture(config, out, fresh=arguments.fresh, progress=progress)
+    return Outcome({"metrics": done.metrics}, run=done.run, exit_code=done.exit_status)
