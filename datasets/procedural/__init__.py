@@ -1,5 +1,7 @@
 """Procedural scenes: drawn from seeds, ray-cast in torch with exact depth, on any device."""
 
+from everview.datasets.procedural.capture import ProceduralCapture, open_procedural
+from everview.datasets.procedural.episodes import render_episode_views
 from everview.datasets.procedural.rendering import RenderedViews, render_views
 from everview.datasets.procedural.scenes import WORLDS, SceneBatch, draw_scenes
 from everview.datasets.procedural.trajectories import FRAMES_PER_S, draw_cameras
@@ -7,9 +9,12 @@ from everview.datasets.procedural.trajectories import FRAMES_PER_S, draw_cameras
 __all__ = [
     "FRAMES_PER_S",
     "WORLDS",
+    "ProceduralCapture",
     "RenderedViews",
     "SceneBatch",
     "draw_cameras",
     "draw_scenes",
+    "open_procedural",
+    "render_episode_views",
     "render_views",
 ]
