@@ -24,8 +24,8 @@ from torch import Tensor
 from everview.models.config import config_from_dict, config_to_dict
 from everview.models.quantisation import is_packed, pack_rows, unpack_rows
 from everview.models.scene_model import SceneModel
+from everview.models.weights import DEFAULT_WEIGHTS
 
-DEFAULT_WEIGHTS = "small"
 _FILE_LIMIT = 16 * 2**20
 _TOTAL_LIMIT = 2 * 2**30
 _MANIFEST = "manifest.json"
