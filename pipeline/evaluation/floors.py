@@ -89,7 +89,5 @@ def warp_by_depth(
 
 def shows_object(inputs: Sequence[np.ndarray], share: float = 0.9) -> bool:
     """Whether the pictures are of an object on white: nearly all border pixels are white."""
-    borders = [
-        np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]) for image in inputs
-    ]
+    borders = [np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]) for image in inputs]
     return bool((np.concatenate(borders) >= 250).all(-1).mean() >= share)

@@ -43,7 +43,11 @@ class ImageScores:
         """The scores of each image, by name."""
         lpips = [None] * len(self.psnr) if self.lpips_alex is None else self.lpips_alex.tolist()
         columns = zip(
-            self.psnr.tolist(), self.ssim.tolist(), lpips, self.laplacian_ratio.tolist(), strict=True
+            self.psnr.tolist(),
+            self.ssim.tolist(),
+            lpips,
+            self.laplacian_ratio.tolist(),
+            strict=True,
         )
         names = ("psnr", "ssim", "lpips_alex", "laplacian_ratio")
         return [dict(zip(names, row, strict=True)) for row in columns]

@@ -30,7 +30,7 @@ _LAYERS = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256,
 _IMAGES_AT_A_TIME = 16
 
 
-class BackboneMissing(Exception):
+class BackboneMissingError(Exception):
     """No AlexNet features could be had; the message is the reason for `missing`."""
 
 
@@ -51,8 +51,8 @@ def find_backbone(flag: Path | str | None = None, download: bool = True) -> Back
     """The first of: `--lpips-backbone`, $EVERVIEW_LPIPS, $EVERVIEW_DATA/weights/, the hub's cache,
     the hub.
 
-    A place named by the user must work: UsageError if it doesn't. BackboneMissing when nothing is
-    found.
+    A place named by the user must work: UsageError if it doesn't. BackboneMissingError when
+    nothing is found.
     """
     for name, value in (
         ("--lpips-backbone", flag),
@@ -81,7 +81,7 @@ def find_backbone(flag: Path | str | None = None, download: bool = True) -> Back
             return Backbone(_checked(state), HUB_URL)
         except (OSError, URLError, RuntimeError, ValueError) as error:
             tried.append(f"the hub can't be reached ({error})")
-    raise BackboneMissing(
+    raise BackboneMissingError(
         "no AlexNet backbone for LPIPS: " + "; ".join(tried) + "; name one with --lpips-backbone"
     )
 
@@ -153,6 +153,6 @@ def open_lpips(
     """The metric and its backbone's place, or None and the reason why there is none."""
     try:
         metric = LpipsAlex(find_backbone(flag), device)
-    except BackboneMissing as missing:
+    except BackboneMissingError as missing:
         return None, str(missing)
     return metric, metric.source

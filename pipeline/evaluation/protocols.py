@@ -11,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from everview.pipeline.training.scene_pool import HELD_OUT_SEEDS
+
 HELD_OUT_EVERY = 8
 CHUNK_FRAMES = 8
 
@@ -109,8 +111,6 @@ class Protocol:
     chunk_counts: tuple[int, ...] = (1, 4, 8)
 
 
-# Training draws its seeds below this; what is judged was never trained on.
-FIRST_HELD_OUT_SEED = 1_000_000
 _KINDS = (("tabletop", False), ("room", False), ("orbit", False), ("tabletop", True))
 
 
@@ -120,7 +120,7 @@ def procedural(num_scenes: int = 8, size: int = 128, frames: int = 37) -> Protoc
     37 frames: every 8th held out leaves 32 to observe, which 1, 4 and 8 chunks share evenly.
     """
     scenes = tuple(
-        ProceduralScene(*_KINDS[i % len(_KINDS)][:1], FIRST_HELD_OUT_SEED + i,
+        ProceduralScene(*_KINDS[i % len(_KINDS)][:1], HELD_OUT_SEEDS + i,
                         _KINDS[i % len(_KINDS)][1], frames, size)
         for i in range(num_scenes)
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,6 @@ from everview.pipeline.evaluation.scene_frames import SceneFrames
 from everview.pipeline.rendering.renderer import (
     RenderedView,
     SceneRenderer,
-    device_of,
     image_tensor,
     time_tensor,
 )
@@ -112,7 +111,7 @@ def observe_chunks(
     model: SceneModel, scene: SceneFrames, chunks: Sequence[Sequence[int]], gauge: Gauge
 ) -> Observation:
     """Absorb chunks in turn, as a stream does; `set` is the case of one chunk."""
-    device = device_of(model)
+    device = model.device
     state = model.init_state(1)
     first = [scene.frames[i] for i in chunks[0]]
     probe = RetentionProbe.choose(first, _PROBED_FRAMES if len(chunks) > 1 else 0)
@@ -126,21 +125,17 @@ def observe_chunks(
         observe_s += time.monotonic() - begin
         if probe.frames:
             renderer = SceneRenderer(model, state)
-            probe.measure(lambda frame, r=renderer: _one(r, frame).memory_image)
+            probe.measure(lambda frame, r=renderer: r.memory_image(frame.camera, frame.time_s))
     return Observation(state, gauge, observe_s, probe)
 
 
 @torch.inference_mode()
 def _observe(model: SceneModel, frames: list[Frame], state: Any, gauge: Gauge | None) -> Any:
-    device = device_of(model)
+    device = model.device
     cameras = Cameras.stack([frame.camera for frame in frames])[None].to(device=device)
     images = image_tensor([frame.image for frame in frames], device)
     times = time_tensor([frame.time_s for frame in frames], device)
     return model.observe(images, cameras, times, state, gauge=gauge and gauge.to(device))
-
-
-def _one(renderer: SceneRenderer, frame: Frame) -> RenderedView:
-    return next(iter(renderer.render([frame.camera], [frame.time_s])))
 
 
 def render_targets(
@@ -150,9 +145,13 @@ def render_targets(
     renderer = SceneRenderer(model, state)
     views, latencies = [], []
     for target in split.targets:
+        frame = scene.frames[target]
         begin = time.monotonic()
-        views.append(_one(renderer, scene.frames[target]))
+        view = next(iter(renderer.render([frame.camera], [frame.time_s])))
         latencies.append(1e3 * (time.monotonic() - begin))
+        # drawn again for comparison, which is no part of what a user waits for
+        pure = renderer.memory_image(frame.camera, frame.time_s)
+        views.append(replace(view, memory_image=pure))
     return tuple(views), tuple(latencies)
 
 
@@ -221,9 +220,7 @@ def causal_gaps(
     full_set, pure_set, _ = measure(1)
     gaps = []
     for count in counts:
-        full, pure, probe = (
-            (full_set, pure_set, RetentionProbe()) if count == 1 else measure(count)
-        )
+        full, pure, probe = (full_set, pure_set, RetentionProbe()) if count == 1 else measure(count)
         half_life, reason = probe.half_life()
         seconds = _in_seconds(half_life, scene, in_equal_chunks(split.inputs, count))
         gaps.append(

@@ -1,0 +1,316 @@
+"""From what a run holds to what the page shows: each function is one section, empty if unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import yaml
+
+from everview.pipeline.evaluation.error_map import error_picture
+from everview.pipeline.evaluation.table import FLOOR_LABELS
+from everview.pipeline.report.charts import Chart, Series, line_chart, number
+from everview.pipeline.report.contents import PictureSet, RunContents
+from everview.pipeline.report.embedding import Budget, Embedded, embed_picture, load_picture
+
+_MAX_COMPARISONS = 24
+_MAX_STILLS = 24
+_SCORES = (("psnr", "PSNR, dB", 2), ("ssim", "SSIM", 3), ("lpips_alex", "LPIPS-alex", 3),
+           ("laplacian_ratio", "Laplacian ratio", 2))  # fmt: skip
+_SMALL = (("nearest", "nearest input"), ("error", "error"), ("memory", "memory alone"),
+          ("depth", "depth"))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A headline number."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One line of the score table; `share` is its PSNR over the best one's, 0 to 100."""
+
+    label: str
+    cells: tuple[str, ...]
+    share: float
+    is_floor: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A held-out view: rendered against truth, and what belongs to it."""
+
+    name: str
+    caption: str
+    rendered: Embedded
+    truth: Embedded | None
+    small: tuple[tuple[str, Embedded], ...]
+
+
+def headline(run: RunContents) -> list[Figure]:
+    """The few numbers that matter most."""
+    metrics = run.metrics
+    figures = []
+    floors = [f["psnr"] for f in _floors(metrics).values() if f.get("psnr") is not None]
+    value = metrics.get("psnr")
+    if value is not None:
+        best = max(floors, default=None)
+        above = "" if best is None else f"{value - best:+.2f} dB against the best floor"
+        figures.append(Figure("PSNR", f"{value:.2f} dB", above))
+    for key, label, unit in (("lpips_alex", "LPIPS-alex", ""), ("loss", "loss", ""),
+                             ("step", "steps", ""), ("frames_per_s", "frames absorbed", "/s"),
+                             ("latency_ms_p50", "latency, median", " ms"),
+                             ("state_mib", "state", " MiB"),
+                             ("peak_rss_mib", "peak memory", " MiB")):  # fmt: skip
+        value = metrics.get(key)
+        if value is not None:
+            note = ""
+            if key == "latency_ms_p50" and metrics.get("latency_ms_p95") is not None:
+                note = f"p95 {number(metrics['latency_ms_p95'])} ms"
+            figures.append(Figure(label, number(value) + unit, note))
+    return figures[:6]
+
+
+def score_rows(run: RunContents) -> list[ScoreRow]:
+    """The model, its memory alone, and the floors; empty when nothing was judged."""
+    metrics = run.metrics
+    if metrics.get("psnr") is None:
+        return []
+    rows = [("model", metrics, False)]
+    if isinstance(metrics.get("memory_alone"), dict):
+        rows.append(("model, memory alone (no frame bank)", metrics["memory_alone"], False))
+    rows += [(FLOOR_LABELS[name], floor, True) for name, floor in _floors(metrics).items()]
+    best = max((scores.get("psnr") or 0.0) for _, scores, _ in rows) or 1.0
+    return [
+        ScoreRow(
+            label,
+            tuple(_fixed(scores.get(key), digits) for key, _, digits in _SCORES),
+            round(100 * (scores.get("psnr") or 0.0) / best, 1),
+            is_floor,
+        )
+        for label, scores, is_floor in rows
+    ]
+
+
+def score_headings() -> tuple[str, ...]:
+    """Column headings of `score_rows`."""
+    return tuple(heading for _, heading, _ in _SCORES)
+
+
+def comparisons(run: RunContents, budget: Budget) -> list[Comparison]:
+    """Held-out views, evenly taken, as far as the page's budget goes."""
+    made = []
+    for view in _evenly(run.views, _MAX_COMPARISONS):
+        one = _comparison(view, budget)
+        if one is not None:
+            made.append(one)
+    return made
+
+
+def _comparison(view: PictureSet, budget: Budget) -> Comparison | None:
+    loaded = {kind: load_picture(file, budget) for kind, file in view.files.items()}
+    rendered, truth = loaded.get("rendered"), loaded.get("truth")
+    if rendered is None:
+        return None
+    if loaded.get("error") is None and truth is not None and truth.shape == rendered.shape:
+        loaded["error"] = error_picture(rendered, truth)
+    shown = embed_picture(rendered, budget)
+    if shown is None:
+        return None
+    small = []
+    for kind, label in _SMALL:
+        picture = loaded.get(kind)
+        embedded = None if picture is None else embed_picture(picture, budget)
+        if embedded is not None:
+            small.append((label, embedded))
+    row = view.row or {}
+    caption = ", ".join(
+        f"{heading.split(',')[0]} {_fixed(row.get(key), digits)}"
+        for key, heading, digits in _SCORES[:3]
+        if row.get(key) is not None
+    )
+    return Comparison(
+        name=str(row.get("name") or view.name),
+        caption=caption,
+        rendered=shown,
+        truth=None if truth is None else embed_picture(truth, budget),
+        small=tuple(small),
+    )
+
+
+def stills(run: RunContents, budget: Budget) -> list[tuple[str, Embedded]]:
+    """Pictures that compare with nothing: of `render`, or sheets of a training run."""
+    shown = []
+    for file in [*run.sheets, *_evenly(run.stills, _MAX_STILLS)]:
+        picture = load_picture(file, budget)
+        embedded = None if picture is None else embed_picture(picture, budget)
+        if embedded is not None:
+            shown.append((file.stem, embedded))
+    return shown
+
+
+def stream_charts(run: RunContents) -> list[Chart]:
+    """Latency, memory, and how well the next frame was foreseen, over the stream."""
+    rows = [row for row in run.frames if row.get("id") is not None]
+    inputs = [row for row in rows if row.get("role") != "held_out"]
+    held_out = [row for row in rows if row.get("role") == "held_out"]
+    several = len({row.get("scene") for row in rows}) > 1
+    details = run.metrics.get("details") or {}
+    charts = []
+    if not several:
+        charts = [
+            line_chart("Latency", [_series("arrival to absorbed", inputs, "latency_ms")],
+                       "frame", "ms", "from a frame's arrival to its place in the memory",
+                       from_zero=True),
+            line_chart("Memory", [_series("process", inputs, "rss_mib"),
+                                  _series("state", inputs, "state_mib")],
+                       "frame", "MiB", "bounded: it does not grow with the stream", from_zero=True),
+            line_chart("Foreseen", [_series("next chunk before it is learned", inputs, "residual")],
+                       "frame", "dB", "PSNR of a chunk's first frame before the chunk is absorbed"),
+            line_chart("Held-out quality", [_series("rendered", held_out, "psnr")], "frame", "dB",
+                       "PSNR of each held-out view after the whole stream"),
+            line_chart("Time to render", [_series("one view", held_out, "latency_ms")], "frame",
+                       "ms", "one held-out view, rendered alone", from_zero=True),
+        ]  # fmt: skip
+    curve = details.get("retention_psnr") or _only_scene(run).get("retention_curve_db") or []
+    retention = Series("first chunk", list(range(1, len(curve) + 1)), curve)
+    charts.append(
+        line_chart("Retention", [retention], "chunk", "dB",
+                   "PSNR of the first chunk's frames after each later chunk, memory alone")
+    )  # fmt: skip
+    return [chart for chart in charts if chart is not None]
+
+
+def training_charts(run: RunContents) -> list[Chart]:
+    """Loss and its parts, learning rate, and held-out quality, over the steps of a training run."""
+    lines = [line for line in run.curve if isinstance(line.get("step"), int | float)]
+    steps = [line for line in lines if "loss" in line]
+    if not steps:
+        return []
+    x = [line["step"] for line in steps]
+    skipped = {"step", "elapsed_s", "progress", "tokens", "rate", "ms_per_step", "skipped",
+               "gradient_norm", "loss"}  # fmt: skip
+    parts = [key for key in steps[-1] if key not in skipped and _is_number(steps[-1][key])][:4]
+    series = [Series(key, x, [line.get(key) for line in steps]) for key in ("loss", *parts)]
+    charts = [
+        line_chart("Loss", series, "step", "", "logarithmic", log=True),
+        line_chart("Gradient norm", [_over("norm", steps, "gradient_norm")], "step", "", log=True),
+        line_chart("Learning rate", [_over("factor", steps, "rate")], "step", "", from_zero=True),
+        line_chart(
+            "Step time", [_over("time", steps, "ms_per_step")], "step", "ms", from_zero=True
+        ),
+    ]
+    measured = [line for line in lines if isinstance(line.get("held_out"), dict)]
+    names = sorted(
+        {key for line in measured for key in line["held_out"]}, key=lambda k: (k.count("/"), k)
+    )
+    held_out = [
+        Series(n, [m["step"] for m in measured], [m["held_out"].get(n) for m in measured])
+        for n in names[:5]
+    ]
+    charts.append(line_chart("Held-out scenes", held_out, "step", "dB", "PSNR"))
+    return [chart for chart in charts if chart is not None]
+
+
+def gap_rows(run: RunContents) -> list[tuple[str, ...]]:
+    """`set` against `chunk_causal`: chunks, PSNR, gap, memory alone, gap, half-life."""
+    gaps = (run.metrics.get("details") or {}).get("gaps") or []
+    keys = ("psnr", "gap_db", "memory_alone_psnr", "memory_alone_gap_db",
+            "retention_half_life_chunks", "retention_half_life_s")  # fmt: skip
+    return [(str(gap.get("chunks")), *(_fixed(gap.get(k), 2) for k in keys)) for gap in gaps]
+
+
+def scene_rows(run: RunContents) -> list[tuple[str, ...]]:
+    """One line a scene when there are several: name, PSNR, memory alone, best floor, LPIPS."""
+    scenes = run.metrics.get("scenes") or []
+    if len(scenes) < 2:
+        return []
+    rows = []
+    for scene in scenes:
+        if scene.get("error"):
+            rows.append((str(scene.get("name")), f"failed: {scene['error']}", "", "", "", ""))
+            continue
+        floors = [f["psnr"] for f in _floors(scene).values() if f.get("psnr") is not None]
+        pure = (scene.get("memory_alone") or {}).get("psnr")
+        rows.append(
+            (str(scene.get("name")), _fixed(scene.get("psnr"), 2), _fixed(pure, 2),
+             _fixed(max(floors, default=None), 2), _fixed(scene.get("ssim"), 3),
+             _fixed(scene.get("lpips_alex"), 3))
+        )  # fmt: skip
+    return rows
+
+
+def facts(run: RunContents) -> list[tuple[str, str]]:
+    """What repeats the run: command, code, weights, input, device, durations."""
+    record = run.record
+    code, weights = record.get("code") or {}, record.get("weights") or {}
+    device, host = record.get("device") or {}, record.get("host") or {}
+    revision = code.get("revision") or "not a checkout"
+    modified = ", with local changes" if code.get("modified") else ""
+    attempts = record.get("attempts") or [{}]
+    durations = record.get("durations_s") or {}
+    listed = [
+        ("command", " ".join(map(str, record.get("command") or []))),
+        ("started", str(attempts[0].get("started") or "")),
+        ("attempts", str(len(attempts)) if len(attempts) > 1 else ""),
+        ("code", f"everview {code.get('version') or ''}, {revision[:12]}{modified}"),
+        (
+            "weights",
+            " ".join(str(weights[k])[:24] for k in ("name", "fingerprint") if weights.get(k)),
+        ),
+        ("device", " ".join(str(device[k]) for k in ("type", "name") if device.get(k))),
+        (
+            "machine",
+            f"{host.get('cores')} cores, {host.get('memory_gib')} GiB, {host.get('system')}",
+        ),
+        (
+            "time taken",
+            ", ".join(f"{k} {number(v)} s" for k, v in durations.items() if _is_number(v)),
+        ),
+    ]
+    return [(name, value) for name, value in listed if value.strip()]
+
+
+def as_yaml(value: Any) -> str:
+    """A mapping as text to read."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=90).strip()
+
+
+def _floors(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    floors = metrics.get("floors")
+    known = floors if isinstance(floors, dict) else {}
+    return {name: known[name] for name in FLOOR_LABELS if isinstance(known.get(name), dict)}
+
+
+def _only_scene(run: RunContents) -> dict[str, Any]:
+    scenes = run.metrics.get("scenes") or []
+    return scenes[0] if len(scenes) == 1 else {}
+
+
+def _series(label: str, rows: Sequence[dict[str, Any]], key: str) -> Series:
+    known = [row for row in rows if row.get(key) is not None]
+    return Series(label, [row["id"] for row in known], [row[key] for row in known])
+
+
+def _over(label: str, lines: Sequence[dict[str, Any]], key: str) -> Series:
+    return Series(label, [line["step"] for line in lines], [line.get(key) for line in lines])
+
+
+def _evenly(items: Sequence[Any], most: int) -> list[Any]:
+    if len(items) <= most:
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _fixed(value: Any, digits: int) -> str:
+    return f"{value:.{digits}f}" if _is_number(value) else "–"
