@@ -9,6 +9,7 @@ Shapes: B scenes, K frames kept, V views, S sources, H rows, W columns.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from everview.datasets.cameras import Cameras, concatenate
 
-_TIME_WEIGHT = 0.25
+_WEIGHTS = (1.0, 1.0, 0.25)  # of translation, rotation and time
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,16 +80,31 @@ def view_distance(
 ) -> Tensor:
     """How far apart two sets of views are: translation / median + rotation angle / median, and a
     quarter of time / median where both times are known. [B, V] and [B, K] give [B, V, K]."""
-    apart = torch.cdist(cameras.centres.float(), others.centres.float())
-    cosine = torch.einsum("bvi,bki->bvk", cameras.forwards.float(), others.forwards.float())
-    angle = torch.arccos(cosine.clamp(-1 + 1e-6, 1 - 1e-6))
+    parts = _distances(cameras, others, time_s, other_time_s)
+    return _weighted(parts, [_median(part.flatten(1))[:, None, None] for part in parts])
+
+
+def _distances(
+    cameras: Cameras, others: Cameras, time_s: Tensor, other_time_s: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Translation, rotation angle of the axes, and time (0 where unknown), [B, V, K] each."""
+    # differences, not products: float32 products of far centres, or bfloat16's of axes under
+    # autocast, can't tell neighbours apart
+    apart = (cameras.centres[:, :, None] - others.centres[:, None]).float().norm(dim=-1)
+    chord = (cameras.forwards[:, :, None] - others.forwards[:, None]).float().norm(dim=-1)
+    angle = 2 * torch.arcsin((chord / 2).clamp_max(1.0))
     late = (time_s[:, :, None] - other_time_s[:, None, :]).abs().float().nan_to_num(0.0)
-    return _per_median(apart) + _per_median(angle) + _TIME_WEIGHT * _per_median(late)
+    return apart, angle, late
 
 
-def _per_median(values_BVK: Tensor) -> Tensor:
-    median = values_BVK.flatten(1).median(dim=1).values
-    return values_BVK / median.clamp_min(1e-6)[:, None, None]
+def _median(values: Tensor) -> Tensor:
+    """Over the last axis, never under 1e-6."""
+    return values.median(dim=-1).values.clamp_min(1e-6)
+
+
+def _weighted(parts: Sequence[Tensor], units: Sequence[Tensor]) -> Tensor:
+    terms = (w * d / unit for w, d, unit in zip(_WEIGHTS, parts, units, strict=True))
+    return torch.stack([*terms]).sum(0)
 
 
 def nearest_sources(
@@ -96,10 +112,12 @@ def nearest_sources(
 ) -> tuple[Tensor, Tensor]:
     """The `count` nearest frames of the bank for each view, nearest first.
 
-    Returns indices [B, V, S] and validity [B, V, S]; with fewer frames than `count` the last is
-    repeated and marked invalid.
+    As `view_distance`, with medians over the bank for each view alone: what else is asked for in
+    the same query changes nothing. Returns indices [B, V, S] and validity [B, V, S]; with fewer
+    frames than `count` the last is repeated and marked invalid.
     """
-    distance = view_distance(cameras, bank.cameras, time_s, bank.time_s)
+    parts = _distances(cameras, bank.cameras, time_s, bank.time_s)
+    distance = _weighted(parts, [_median(part)[..., None] for part in parts])
     found = min(count, bank.size)
     index = distance.topk(found, dim=-1, largest=False).indices
     valid = torch.ones_like(index, dtype=torch.bool)

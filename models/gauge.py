@@ -25,6 +25,7 @@ from everview.datasets.cameras import Cameras
 _METRIC_DISTANCE_M = 2.0
 _FOCUS_MISS = 0.25
 _FOCUS_SHARE = 0.8
+_AXES_SPREAD = 1e-4  # mean squared sine between the axes, about: rms 0.6 degrees
 
 
 class GaugeError(ValueError):
@@ -117,7 +118,8 @@ def _typical_distance(
     """The distance [B] that becomes 1, and the rule's name (of the first scene)."""
     candidates: list[tuple[str, Tensor]] = []
     if depth is not None:
-        candidates.append(("median depth", _masked_median(depth.double().flatten(1))))
+        depth = depth.to(cameras.c2w_cv.device).double()
+        candidates.append(("median depth", _masked_median(depth.flatten(1))))
     candidates.append(("focus distance", _focus_distance(cameras)))
     if points_world is not None:
         candidates.append(("median triangulated depth", _points_depth(cameras, points_world)))
@@ -151,20 +153,26 @@ def _focus_distance(cameras: Cameras) -> Tensor:
     a quarter of its distance.
     """
     centres, forwards = cameras.centres.double(), cameras.forwards.double()
+    middle = centres.mean(1, keepdim=True)
     eye = torch.eye(3, dtype=torch.float64, device=centres.device)
     across = eye - forwards[..., :, None] * forwards[..., None, :]
     normal = across.sum(1)
-    # parallel axes make the system singular; a small ridge keeps the answer finite and rejected
-    right = (across @ centres[..., None]).sum(1)
-    focus = torch.linalg.solve_ex(normal + 1e-9 * eye, right)[0][..., 0]  # _ex: no host wait
+    # parallel axes meet nowhere: their system is singular, and a small ridge keeps it solvable
+    right = (across @ (centres - middle)[..., None]).sum(1)
+    focus = torch.linalg.solve_ex(normal + 1e-9 * eye, right)[0][..., 0] + middle[:, 0]
+    # (solve_ex, and a determinant by hand: no host wait)
+    columns = (normal / forwards.shape[1]).unbind(-1)
+    spread = (torch.linalg.cross(columns[0], columns[1]) * columns[2]).sum(-1)
     to_focus = focus[:, None] - centres
     along = (to_focus * forwards).sum(-1)
     miss = (to_focus - along[..., None] * forwards).norm(dim=-1)
     looks = (along > 0) & (miss < _FOCUS_MISS * along)
     distance = along.median(dim=1).values
-    baseline = (centres - centres.mean(1, keepdim=True)).norm(dim=-1).amax(1)
+    baseline = (centres - middle).norm(dim=-1).amax(1)
     sound = (looks.double().mean(1) >= _FOCUS_SHARE) & (baseline > 0.05 * distance)
-    return torch.where(sound & distance.isfinite() & (distance > 0), distance, torch.nan)
+    # a camera that only turns meets its own axes at itself, to rounding
+    sound = sound & (spread > _AXES_SPREAD) & (distance > 1e-9 * centres.abs().amax((1, 2)))
+    return torch.where(sound & distance.isfinite(), distance, torch.nan)
 
 
 def _points_depth(cameras: Cameras, points_world: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class Refinement(nn.Module):
             difference = (colours - decoded.rgb[:, :, None]) * inside[:, :, :, None]
             parts = [difference.flatten(2, 3), inside, 2 * decoded.rgb - 1, decoded.features]
             packed = torch.cat([part.flatten(0, 1) for part in parts], 1)
-        x = functional.gelu(self.entry(packed))
+        x = functional.gelu(self.entry(packed.to(self.entry.weight.dtype)))
         x = x + functional.gelu(self.near(x))
         x = x + functional.gelu(self.wide(x))
         x = x + functional.gelu(self.exit(x))

@@ -131,7 +131,14 @@ class SceneModel(nn.Module):
         return self._fingerprint[1]
 
     def compile_blocks(self, **options: Any) -> None:
-        """torch.compile the parts with fixed shapes in training: layers, embedding, sweep, heads."""
+        """torch.compile the parts with fixed shapes in training: layers, embedding, sweep, heads.
+
+        A layer's graph is shared by all layers of its letter; there is one for every schedule,
+        number of chunks and combination of inputs and queries, more than torch's default of 8.
+        """
+        from torch._dynamo import config  # seconds to import, and only training compiles
+
+        config.recompile_limit = max(config.recompile_limit, 64)
         for layer in self.layers:
             layer.run = torch.compile(layer.run, **options)  # type: ignore[method-assign]
         for module in (self.embed, self.head, self.sweep, self.refine):
@@ -314,7 +321,9 @@ class SceneModel(nn.Module):
         inputs, targets, gauge = episode.inputs, episode.targets, episode.gauge
         batch = inputs.cameras.shape[0]
         state = self._blank_state(batch, gauge)
-        first = slice(0, episode.chunk_views[0])  # a stream's clock starts with its first chunk
+        plan = Plan.of(schedule, episode.chunk_views)
+        # a stream's clock starts with its first chunk; without order, with the earliest view
+        first = slice(0, plan.chunk_views[0] if schedule.is_causal else None)
         clock = state.clock.started(inputs[first].time_s)
         cameras = gauge.cameras_to_model(inputs.cameras)
         asked = gauge.cameras_to_model(targets.cameras)
@@ -329,7 +338,6 @@ class SceneModel(nn.Module):
         q, sources = self._with_evidence(
             self.embed(asked, None, asked_s), asked, asked_s, frames, maps, episode.bank_mask
         )
-        plan = Plan.of(schedule, episode.chunk_views)
         counts = torch.arange(plan.num_updates, device=x.device).expand(batch, -1)
         steps = self.config.step.steps(counts)
         grid = self._grid(cameras)

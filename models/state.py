@@ -42,13 +42,14 @@ class Clock:
         """The clock with its origin set by the first known time of [B, V], if it had none."""
         if time_s is None:
             return self
-        first = time_s.to(self.origin_s).nan_to_num(torch.inf).amin(1)
+        first = time_s.to(self.origin_s)
+        first = torch.where(first.isfinite(), first, torch.inf).amin(1)
         first = torch.where(first.isfinite(), first, torch.nan)
         return replace(self, origin_s=torch.where(self.origin_s.isnan(), first, self.origin_s))
 
     def ticked(self, gate_B: Tensor | None) -> Clock:
         """After one more chunk (not counted where the gate is 0)."""
-        more = 1 if gate_B is None else (gate_B != 0).long()
+        more = 1 if gate_B is None else (gate_B != 0).to(self.chunks)
         return replace(self, chunks=self.chunks + more)
 
 

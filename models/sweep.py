@@ -33,9 +33,10 @@ class MatchingFeatures(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(3, channels, 3, stride=2, padding=1),
+            # an even kernel keeps a halved map centred on its pixels, where it will be sampled
+            nn.Conv2d(3, channels, 4, stride=2, padding=1),
             nn.GELU(),
-            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
+            nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1),
             nn.GELU(),
             nn.Conv2d(2 * channels, 2 * channels, 3, padding=1),
             nn.GELU(),
@@ -43,11 +44,12 @@ class MatchingFeatures(nn.Module):
         )
 
     def forward(self, pictures_BK3HW: Tensor) -> Tensor:
-        """[B, K, 3, H, W] in [0, 1] to [B, K, C + 3, H/4, W/4], float32."""
+        """[B, K, 3, H, W] in [0, 1] to [B, K, C + 3, H/4, W/4], float32 or wider."""
         b, k = pictures_BK3HW.shape[:2]
-        flat = pictures_BK3HW.flatten(0, 1)
-        features = functional.normalize(self.layers(flat * 2 - 1).float(), dim=1)
-        colour = functional.avg_pool2d(flat.float(), _STRIDE)
+        wide = torch.promote_types(self.layers[0].weight.dtype, torch.float32)
+        flat = pictures_BK3HW.flatten(0, 1).to(wide)
+        features = functional.normalize(self.layers(flat * 2 - 1).to(wide), dim=1)
+        colour = functional.avg_pool2d(flat, _STRIDE)
         return torch.cat([features, colour], 1).unflatten(0, (b, k))
 
 

@@ -23,6 +23,8 @@ class Plan:
         """The plan of `schedule` for chunks of these many views."""
         if any(views < 1 for views in chunk_views):
             raise ValueError(f"chunks of {chunk_views} views: each needs at least 1")
+        if schedule.joins_chunks:  # one chunk in all but name, so one compiled graph for all
+            chunk_views = (sum(chunk_views),)
         return Plan(schedule.operations(len(chunk_views)), tuple(chunk_views))
 
     @property
