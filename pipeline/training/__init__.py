@@ -1,0 +1,1 @@
+"""Training: one step, one loop, and what feeds them."""

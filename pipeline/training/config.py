@@ -1,0 +1,272 @@
+"""The configuration of a training run: frozen, nested, complete, and free of torch.
+
+A recipe (`everview.workflows.recipes`) is a function that returns a TrainConfig; the command line
+changes single values of it. Everything that changes over a run is data here, as a function of the
+run's progress in [0, 1].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from everview.models.config import ModelConfig
+from everview.pipeline.training.learning_rate import Budget, Ramp, RateSchedule, constant
+
+Schedule = Literal["set", "chunked_set", "chunk_causal", "shifted"]
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """Rates and decays of the two optimisers."""
+
+    hidden: Literal["muon", "adamw"] = "muon"
+    """optimiser of the hidden matrices"""
+    muon_rate: float = 0.02
+    """Muon's rate; each matrix multiplies it by sqrt(max(1, rows / columns))"""
+    muon_momentum: float = 0.95
+    """Nesterov momentum of the averaged gradient"""
+    muon_steps: int = 5
+    """Newton-Schulz iterations"""
+    adamw_rate: float = 8e-4
+    """AdamW's rate"""
+    beta1: float = 0.9
+    """decay of AdamW's averaged gradient"""
+    beta2: float = 0.95
+    """decay of AdamW's averaged squared gradient"""
+    epsilon: float = 1e-8
+    """added to AdamW's denominator"""
+    weight_decay: float = 0.02
+    """decoupled decay of the hidden matrices, per unit of rate"""
+    clip: float = 1.0
+    """largest global gradient norm; larger ones are scaled down to it"""
+    skip_above: float = 20.0
+    """a step is skipped when its gradient norm exceeds the running mean by this factor"""
+
+    def __post_init__(self) -> None:
+        rates = (self.muon_rate, self.adamw_rate, self.clip)
+        if min(rates) <= 0 or not 0 <= self.muon_momentum < 1:
+            raise ValueError(f"rates and clip {rates} must be > 0 and the momentum in [0, 1)")
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """The weights of one step."""
+
+    picture: float
+    direct: float
+    depth: float
+    input_depth: float
+    confidence: float
+    charbonnier: float
+    perceptual: float
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The weights over a run."""
+
+    picture: Ramp = constant(1.0)
+    """mean squared error of the final picture"""
+    direct: Ramp = constant(0.5)
+    """mean squared error of the picture before anything is copied from the frame bank"""
+    depth: Ramp = constant(0.1)
+    """absolute log-depth error at targets, over pixels whose depth is known"""
+    input_depth: Ramp = constant(0.05)
+    """the same at inputs"""
+    confidence: Ramp = constant(0.002)
+    """negative log-likelihood of the colour error under the predicted scale"""
+    charbonnier: Ramp = Ramp(0.0, 0.1, 0.5, 0.6)
+    """sqrt(error^2 + eps^2) of the final picture: sharper edges than the mean square"""
+    perceptual: Ramp = constant(0.0)
+    """LPIPS-alex of the final picture; needs the lpips package and AlexNet's weights"""
+
+    def at(self, progress: float) -> LossWeights:
+        """The weights at `progress` in [0, 1]."""
+        names = [field.name for field in fields(LossWeights)]
+        return LossWeights(**{name: getattr(self, name).value(progress) for name in names})
+
+
+@dataclass(frozen=True)
+class World:
+    """A share of the procedural scenes."""
+
+    name: str
+    """world of `everview.datasets.procedural`"""
+    dynamic: bool = False
+    """whether things move in it"""
+    trajectory: Literal["random", "video"] = "random"
+    """views scattered about the scene, or the frames of a smooth path"""
+    share: float = 1.0
+    """relative to the other worlds"""
+
+
+@dataclass(frozen=True)
+class EpisodeShape:
+    """One of the few shapes of a training step; every shape is compiled once."""
+
+    scenes: int = 16
+    """scenes B"""
+    inputs: int = 8
+    """views that are written, in order"""
+    targets: int = 8
+    """views that are asked for, none of them an input"""
+    chunks: tuple[int, ...] = (1, 2, 4, 8)
+    """numbers of chunks the inputs may be cut into, drawn at random; each divides `inputs`"""
+    share: float = 1.0
+    """relative to the other shapes"""
+    start: float = 0.0
+    """progress from which the shape is drawn"""
+
+    def __post_init__(self) -> None:
+        if min(self.scenes, self.inputs, self.targets) < 1:
+            raise ValueError(f"{self} has an empty side")
+        for chunks in self.chunks:
+            if chunks < 1 or self.inputs % chunks:
+                raise ValueError(f"{self.inputs} inputs can't be cut into {chunks} equal chunks")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a scene between the pool and the model; shares are of scenes."""
+
+    flip_share: float = 0.5
+    """mirrored left to right, cameras with the images"""
+    yaw_share: float = 1.0
+    """turned about the gauge's vertical by any angle"""
+    tilt_deg: float = 5.0
+    """standard deviation of the gauge's tilt"""
+    scale_range: float = 2.0
+    """the gauge's scale is multiplied by a log-uniform factor in [1 / range, range]"""
+    offset: float = 0.1
+    """standard deviation of the gauge's origin, in model units"""
+    exposure_share: float = 0.3
+    """scenes whose inputs differ in exposure and white balance"""
+    exposure: float = 0.08
+    """standard deviation of the log gain per input view; a third of it per colour"""
+    pose_noise_share: float = 0.5
+    """scenes whose input poses are noisy"""
+    pose_noise: float = 0.002
+    """standard deviation of the input positions, in units of the median depth"""
+    pose_noise_deg: float = 0.15
+    """standard deviation of the input rotations"""
+    timeless_share: float = 0.5
+    """static scenes whose frames carry no time"""
+    sparse_share: float = 0.5
+    """scenes whose views come from anywhere on the path; the others take a stretch of it"""
+    depth_gauge_share: float = 0.5
+    """scenes whose gauge may use depth; the others use cameras alone, as most captures must"""
+
+    def __post_init__(self) -> None:
+        if self.scale_range < 1:
+            raise ValueError(f"scale_range {self.scale_range} must be at least 1")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What the scene pool holds and how episodes are drawn from it."""
+
+    worlds: tuple[World, ...] = (
+        World("orbit", share=0.20),
+        World("orbit", dynamic=True, share=0.05),
+        World("tabletop", share=0.20),
+        World("tabletop", trajectory="video", share=0.08),
+        World("tabletop", dynamic=True, share=0.07),
+        World("room", share=0.20),
+        World("room", trajectory="video", share=0.14),
+        World("room", dynamic=True, trajectory="video", share=0.06),
+    )
+    """procedural worlds"""
+    size: int = 128
+    """side of the square views in pixels"""
+    samples_per_pixel: int = 4
+    """rays through a pixel, a square number: textures stay sharp and don't shimmer"""
+    views: int = 32
+    """views held of every scene"""
+    pool_scenes: int = 1024
+    """procedural scenes on the device at a time"""
+    refresh_scenes: int = 32
+    """scenes replaced together, all of one world"""
+    reuse: float = 12.0
+    """mean number of episodes that see a scene before it is replaced"""
+    scans: str | None = None
+    """folder of shards with scanned objects; None trains on procedural scenes alone"""
+    scan_scenes: int = 512
+    """scanned scenes on the device"""
+    scan_share: Ramp = Ramp(0.1, 0.3, 0.5, 0.7)
+    """share of scanned scenes in an episode"""
+    shapes: tuple[EpisodeShape, ...] = (EpisodeShape(),)
+    """shapes of the episodes"""
+    schedules: tuple[tuple[Schedule, float], ...] = (("chunk_causal", 1.0),)
+    """schedules and their shares"""
+    augmentation: Augmentation = Augmentation()
+    """changes made to scenes"""
+    memory_share: float = 0.3
+    """share of targets that are asked of the memory alone, without the frame bank"""
+
+    def __post_init__(self) -> None:
+        if self.pool_scenes % self.refresh_scenes:
+            raise ValueError(
+                f"pool_scenes {self.pool_scenes} is not a multiple of refresh_scenes "
+                f"{self.refresh_scenes}"
+            )
+        for shape in self.shapes:
+            if shape.inputs + shape.targets > self.views:
+                raise ValueError(
+                    f"{shape.inputs} inputs and {shape.targets} targets don't fit the "
+                    f"{self.views} views of a scene"
+                )
+        if not any(shape.start == 0 for shape in self.shapes):
+            raise ValueError("no episode shape is allowed at the start of the run")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Held-out procedural scenes, measured during training and at its end."""
+
+    scenes: int = 8
+    """scenes of each world"""
+    inputs: int = 8
+    """input views"""
+    targets: int = 8
+    """target views"""
+    chunks: tuple[int, ...] = (1, 4, 8)
+    """chunk counts of the causal schedule, beside `set`"""
+    every_s: float = 180.0
+    """seconds between evaluations; one always follows the last step"""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A complete training run."""
+
+    name: str
+    """the recipe's name, and the weights'"""
+    budget: Budget
+    """how long"""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """what is trained"""
+    data: DataConfig = DataConfig()
+    """on what"""
+    rate: RateSchedule = RateSchedule()
+    """learning rate over the run"""
+    optimiser: OptimiserConfig = OptimiserConfig()
+    """optimisers"""
+    loss: LossConfig = LossConfig()
+    """loss"""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """held-out measurement"""
+    start_from: str | None = None
+    """weights to start from: a name or a folder; None draws new ones"""
+    seed: int = 0
+    """seed of weights, scenes and episodes"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where to train"""
+    compile: bool = True
+    """compile the model's blocks; only on a GPU"""
+    commit_every_s: float = 60.0
+    """seconds between checkpoints"""
+    keep: int = 3
+    """checkpoints kept"""
+    report_every: int = 50
+    """steps between two lines of the metrics, the only moments the host waits for the device"""

@@ -1,0 +1,124 @@
+"""Held-out procedural scenes, rendered once and measured during a run and at its end.
+
+Their seeds lie in a range that training never draws from. The same scenes are measured under `set`
+and under the causal schedule with several chunk counts: the gap between them is what streaming
+costs, and one set of weights should serve both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everview.datasets.cameras import Cameras
+from everview.models.episode import Episode
+from everview.models.gauge import fit_gauge
+from everview.models.schedule import CHUNK_CAUSAL, SET, Schedule
+from everview.models.views import Views
+from everview.pipeline.training.config import DataConfig, EvaluationConfig, World
+from everview.pipeline.training.scene_pool import HELD_OUT_SEEDS, RenderScenes, SceneViews
+
+PICTURES = ("rgb", "memory_rgb")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Scenes to measure, by the name of their world."""
+
+    scenes: Mapping[str, SceneViews]
+    config: EvaluationConfig
+
+    def schedules(self) -> list[tuple[str, Schedule, int]]:
+        """Name, schedule and chunk count of every measurement; one chunk is `set`."""
+        causal = [
+            (f"causal{chunks}", CHUNK_CAUSAL, chunks) for chunks in self.config.chunks if chunks > 1
+        ]
+        return [("set", SET, 1), *causal]
+
+
+def render_held_out(
+    data: DataConfig, config: EvaluationConfig, render: RenderScenes, device: torch.device
+) -> HeldOut:
+    """The first seeds of the held-out range in every world of the training mix."""
+    seeds = np.arange(HELD_OUT_SEEDS, HELD_OUT_SEEDS + config.scenes)
+    views = config.inputs + config.targets
+    scenes = {
+        world_name(world): render(world, seeds, views, data.size, device) for world in data.worlds
+    }
+    return HeldOut(scenes, config)
+
+
+def world_name(world: World) -> str:
+    """`room`, `room-video` along a path, `room-dynamic` where things move."""
+    words = [world.name]
+    words += ["video"] if world.trajectory == "video" else []
+    words += ["dynamic"] if world.dynamic else []
+    return "-".join(words)
+
+
+@torch.no_grad()
+def measure(model, held_out: HeldOut) -> dict[str, float]:
+    """Mean PSNR in dB by `world/schedule/picture`, and means over worlds by `schedule/picture`.
+
+    `picture` is rgb, or memory_rgb for the memory without its frame bank. Runs uncompiled: its shapes occur nowhere else.
+    """
+    device = next(model.parameters()).device.type
+    values: dict[str, Tensor] = {}
+    was_training = model.training
+    model.eval()
+    with (
+        torch.compiler.set_stance("force_eager"),
+        torch.autocast(device, torch.bfloat16, enabled=device == "cuda"),
+    ):
+        for world, scenes in held_out.scenes.items():
+            for name, schedule, chunks in held_out.schedules():
+                for picture in PICTURES:
+                    episode = fixed_episode(scenes, held_out.config, chunks, picture == "rgb")
+                    _, outputs = model.forward(episode, schedule)
+                    error = psnr(outputs.targets.rgb, episode.targets.images)
+                    values[f"{world}/{name}/{picture}"] = error
+    model.train(was_training)
+    plain = dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
+    for name, _, _ in held_out.schedules():
+        for picture in PICTURES:
+            of_worlds = [plain[f"{world}/{name}/{picture}"] for world in held_out.scenes]
+            plain[f"{name}/{picture}"] = float(np.mean(of_worlds))
+    return plain
+
+
+def fixed_episode(
+    scenes: SceneViews, config: EvaluationConfig, chunks: int, bank: bool = True
+) -> Episode:
+    """Inputs spread evenly over a scene's views, the others as targets, nothing augmented.
+
+    bank: whether targets may use the frame bank.
+    """
+    inputs = np.round(np.linspace(0, scenes.views - 1, config.inputs)).astype(int)
+    targets = np.setdiff1d(np.arange(scenes.views), inputs)[: config.targets]
+    seen, asked = _views(scenes, inputs), _views(scenes, targets)
+    sizes = (config.inputs // chunks,) * chunks
+    first = slice(0, sizes[0])
+    gauge = fit_gauge(seen.cameras[:, first], "metric", depth=seen.depth[:, first])
+    mask = torch.full(asked.cameras.shape, bank, device=scenes.images.device)
+    return Episode(seen, asked, sizes, gauge, mask)
+
+
+def _views(scenes: SceneViews, index: np.ndarray) -> Views:
+    chosen = torch.as_tensor(index, device=scenes.images.device)
+    side = scenes.images.shape[-1]
+    return Views(
+        images=scenes.images[:, chosen].float() / 255,
+        cameras=Cameras(side, side, scenes.intrinsics[:, chosen], scenes.c2w_cv[:, chosen]),
+        time_s=scenes.time_s[:, chosen],
+        depth=scenes.depth[:, chosen].float(),
+    )
+
+
+def psnr(images: Tensor, truth: Tensor) -> Tensor:
+    """Mean over images of the PSNR in dB of [..., 3, H, W] on [0, 1], clamped."""
+    error = (images.float().clamp(0, 1) - truth).square().mean((-3, -2, -1))
+    return (-10 * error.clamp(min=1e-10).log10()).mean()

@@ -1,0 +1,320 @@
+"""The single-process training loop: load, forward, backward, step, report, commit, evaluate.
+
+The same call continues a run: the newest checkpoint below `out/checkpoints` that verifies is
+taken up, and scenes, episodes and rates go on as if nothing had happened. Bit for bit so on a CPU
+with a budget in steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from everview.models.scene_model import SceneModel
+from everview.models.weight_files import load_model, save_weights
+from everview.pipeline.errors import EnvironmentUnfit, InputRejected, UsageError
+from everview.pipeline.training.checkpoints import Checkpoint, commit, newest
+from everview.pipeline.training.config import TrainConfig
+from everview.pipeline.training.feeding import Feeder
+from everview.pipeline.training.held_out import HeldOut, measure, render_held_out
+from everview.pipeline.training.model_card import model_card
+from everview.pipeline.training.optimisers import Optimiser
+from everview.pipeline.training.reporting import CURVE, Curve, Recent, Reporter, reporter
+from everview.pipeline.training.scene_pool import ScenePool
+from everview.pipeline.training.sources import render_scenes, scanned_scenes
+from everview.pipeline.training.step import training_step
+
+CHECKPOINTS = "checkpoints"
+WEIGHTS = "weights"
+# settings of a run that may change between its attempts without making it another run
+_OPERATIONAL = ("device", "compile", "commit_every_s", "keep", "report_every")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What an attempt left. Its state is committed, finished or not."""
+
+    weights: Path | None
+    """folder of the trained weights; None when the run is not finished"""
+    metrics: dict[str, Any]
+    """the facts of `training_facts`"""
+    signal: int | None = None
+    """the signal that ended this attempt, if one did; the same call continues"""
+
+
+@dataclass
+class TrainRun:
+    """A run in progress: everything that the loop reads and changes."""
+
+    config: TrainConfig
+    out: Path
+    device: torch.device
+    model: Any
+    optimiser: Optimiser
+    feeder: Feeder
+    held_out: HeldOut
+    step: int = 0
+    elapsed_s: float = 0.0
+    tokens: int = 0
+    recent: Recent = field(default_factory=Recent)
+    last_line: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent."""
+        return self.config.budget.progress(self.step, self.elapsed_s)
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    attempt_s: float | None = None,
+    after_commit: Callable[[TrainRun], None] | None = None,
+) -> TrainResult:
+    """Train `config` in the run directory `out`, or go on with what is there.
+
+    The caller owns the directory. SIGINT and SIGTERM end the run after the current step, with a
+    commit, and so does `attempt_s` seconds of this call. `after_commit` sees the run after each
+    commit and at the end. Raises InputRejected when there are checkpoints of which none verifies,
+    UsageError when they are of another configuration, EnvironmentUnfit without the device.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with reporter() as report, interruption() as interrupted:
+        stop = math.inf if attempt_s is None else time.monotonic() + attempt_s
+        run = open_run(config, out, report)
+        run.feeder.pool.advance(run.step)
+        curve = Curve(out / CURVE, run.step)
+        clock = Clock(run.elapsed_s)
+        committed = measured = clock.seconds()
+        while run.progress < 1 and not interrupted and time.monotonic() < stop:
+            take_step(run)
+            run.elapsed_s = clock.seconds()
+            if len(run.recent) >= config.report_every:
+                report_steps(run, curve, report)
+            if clock.seconds() - measured >= config.evaluation.every_s:
+                evaluate(run, curve, report)
+                measured = clock.seconds()
+            if clock.seconds() - committed >= config.commit_every_s:
+                commit_run(run)
+                committed = clock.seconds()
+                if after_commit is not None:
+                    after_commit(run)
+        report_steps(run, curve, report)
+        commit_run(run)
+        weights = None
+        if run.progress >= 1:
+            evaluate(run, curve, report)
+            weights = publish(run)
+            report.say(
+                f"trained {run.step} steps, {run.tokens / 1e6:.1f} M tokens; weights: {weights}"
+            )
+        else:
+            report.say(f"stopped at step {run.step} ({run.progress:.0%}); the same call continues")
+        if after_commit is not None:
+            after_commit(run)
+        return TrainResult(weights, training_facts(run), interrupted[0] if interrupted else None)
+
+
+def open_run(config: TrainConfig, out: Path, report: Reporter) -> TrainRun:
+    """A new run, or the one that `out` holds, brought to where its last checkpoint left it."""
+    device = choose_device(config.device)
+    torch.manual_seed(config.seed)
+    model = load_model(config.start_from) if config.start_from else SceneModel(config.model)
+    model = model.to(device).train().requires_grad_(True)
+    render = partial(render_scenes, samples_per_pixel=config.data.samples_per_pixel)
+    scans = scanned_scenes(config.data, config.seed, device)
+    pool = ScenePool(config.data, config.seed, device, render, scans)
+    run = TrainRun(
+        config=config,
+        out=out,
+        device=device,
+        model=model,
+        optimiser=Optimiser(model, config.optimiser),
+        feeder=Feeder(pool, config.seed),
+        held_out=render_held_out(config.data, config.evaluation, render, device),
+    )
+    if config.compile and device.type == "cuda":
+        compile_model(model)
+    checkpoint = newest(out / CHECKPOINTS, report.say)
+    if checkpoint is None:
+        report.say("no checkpoint yet: starting at step 0")
+    else:
+        restore(run, checkpoint)
+        report.say(f"continuing at step {run.step}")
+    return run
+
+
+def compile_model(model: SceneModel) -> None:
+    """Compile the model's blocks, once for every layer kind, shape and chunk plan."""
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = 64  # chunk plans x shapes of one layer kind
+    model.compile_blocks(dynamic=False)
+
+
+def take_step(run: TrainRun) -> None:
+    """Load an episode, run the training step, remember its result on the device."""
+    progress = run.progress
+    episode, schedule = run.feeder.episode(run.step, progress)
+    weights = run.config.loss.at(progress)
+    factor = run.config.rate.factor(run.step, progress)
+    result = training_step(run.model, run.optimiser, episode, schedule, weights, factor)
+    run.recent.add(result)
+    run.step += 1
+    run.tokens += result.tokens
+
+
+def report_steps(run: TrainRun, curve: Curve, report: Reporter) -> None:
+    """Fetch the steps since the last report; one line on the screen and one in the curve."""
+    count = len(run.recent)
+    if not count:
+        return
+    since = run.last_line.get("elapsed_s", 0.0)
+    line = {
+        "step": run.step,
+        "elapsed_s": round(run.elapsed_s, 3),
+        "progress": round(run.progress, 6),
+        "tokens": run.tokens,
+        "rate": run.config.rate.factor(run.step, run.progress),
+        **run.recent.fetch(),
+        "ms_per_step": 1000 * (run.elapsed_s - since) / count,
+    }
+    run.last_line = line
+    curve.append(line)
+    report.progress(line)
+
+
+def evaluate(run: TrainRun, curve: Curve, report: Reporter) -> None:
+    """Measure the held-out scenes; one line on the screen and one in the curve."""
+    run.measured = measure(run.model, run.held_out)
+    curve.append({"step": run.step, "elapsed_s": run.elapsed_s, "held_out": run.measured})
+    means = [f"{name} {value:.2f}" for name, value in run.measured.items() if name.count("/") == 1]
+    report.say(f"held out at step {run.step}, PSNR in dB: {', '.join(means)}")
+
+
+def commit_run(run: TrainRun) -> None:
+    """Write a checkpoint that the same call continues from."""
+    tensors = {
+        "model": run.model.state_dict(),
+        "optimiser": run.optimiser.state(),
+        "random": {"torch": torch.get_rng_state()},
+    }
+    facts = {
+        "step": run.step,
+        "elapsed_s": run.elapsed_s,
+        "tokens": run.tokens,
+        "line": run.last_line,
+        "config": plain(run.config),
+    }
+    commit(run.out / CHECKPOINTS, Checkpoint(run.step, tensors, facts), run.config.keep)
+
+
+def restore(run: TrainRun, checkpoint: Checkpoint) -> None:
+    """Take a checkpoint up; nothing of it is used unless all of it fits."""
+    changed = _difference(checkpoint.facts["config"], plain(run.config))
+    if changed:
+        raise UsageError(
+            f"{run.out} holds a run with another {changed}; choose another directory or --fresh"
+        )
+    try:
+        run.model.load_state_dict(checkpoint.tensors["model"], strict=True)
+        run.optimiser.load_state(dict(checkpoint.tensors["optimiser"]))
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise InputRejected(
+            f"the checkpoint in {run.out} does not fit its own recipe: {error}"
+        ) from error
+    torch.set_rng_state(checkpoint.tensors["random"]["torch"])
+    run.step = checkpoint.step
+    run.elapsed_s = float(checkpoint.facts["elapsed_s"])
+    run.tokens = int(checkpoint.facts["tokens"])
+    run.last_line = dict(checkpoint.facts["line"])
+
+
+def publish(run: TrainRun, folder: Path | None = None, bits: int = 8) -> Path:
+    """Write the weights with their card, by default where the run keeps its result."""
+    facts = training_facts(run)
+    folder = folder or run.out / WEIGHTS / run.config.name
+    card = model_card(run.config, facts)
+    return save_weights(run.model, folder, card, bits=bits, facts=facts)
+
+
+def training_facts(run: TrainRun) -> dict[str, Any]:
+    """What the weights' card and the run's metrics say: loss, step, tokens, minutes, PSNR."""
+    on_gpu = run.device.type == "cuda"
+    return {
+        "loss": run.last_line.get("loss"),
+        "step": run.step,
+        "tokens": run.tokens,
+        "minutes": round(run.elapsed_s / 60, 2),
+        "device": torch.cuda.get_device_name(run.device) if on_gpu else "CPU",
+        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+        "held_out_psnr": {name: round(value, 3) for name, value in run.measured.items()},
+    }
+
+
+class Clock:
+    """Seconds of the run over all its attempts."""
+
+    def __init__(self, before_s: float) -> None:
+        self._started = time.monotonic() - before_s
+
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return time.monotonic() - self._started
+
+
+@contextmanager
+def interruption() -> Iterator[list[int]]:
+    """A list that receives the number of the first SIGINT or SIGTERM; a second one is not held."""
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    try:
+        for number in before:
+            signal.signal(number, note)
+    except ValueError:  # not the main thread: whoever owns it handles signals
+        before = {}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is a GPU where there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentUnfit("no CUDA device was found; train with --device cpu or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def plain(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """The first field that makes `new` another run than `old`."""
+    for name, value in new.items():
+        if name not in _OPERATIONAL and old.get(name) != value:
+            return name
+    return None

@@ -1,0 +1,96 @@
+"""What training minimises: pictures, pictures of the memory alone, depth and confidence.
+
+    L = w_r MSE(rgb) + w_b MSE(rgb before the copy) + w_d mean |log d - log d*|
+        + w_c (|error| / b + log b) + w_h charbonnier(rgb) + w_p LPIPS(rgb)
+
+An episode's bank mask marks targets that may not use the frame bank: their picture is the memory's
+alone, so the memory learns to be a picture and not only an index. Each weight is a ramp over the
+run's progress; the terms that sharpen (Charbonnier, LPIPS) enter with the cooldown. Depth enters
+in logarithms and in the model's gauge. b is the predicted Laplace scale of the colour error, which
+is detached: no picture is made worse to be more predictable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from everview.models.episode import Episode
+from everview.models.scene_model import EpisodeOutputs, Outputs
+from everview.pipeline.training.config import LossWeights
+
+Perceptual = Callable[[Tensor, Tensor], Tensor]
+"""Two batches of images [N, 3, H, W] in [0, 1] to their mean distance."""
+
+CHARBONNIER_EPSILON = 1e-3
+
+
+def episode_loss(
+    outputs: EpisodeOutputs,
+    episode: Episode,
+    weights: LossWeights,
+    perceptual: Perceptual | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum, and each part before its weight (parts of weight 0 are left out).
+
+    `perceptual` is needed when its weight is positive. `rgb` and `memory_rgb` among the parts are
+    the mean squared errors with and without the frame bank.
+    """
+    targets, truth = outputs.targets, episode.targets.images
+    assert targets.rgb is not None and truth is not None
+    error = targets.rgb.float() - truth
+    parts = {"picture": error.square().mean()}
+    if weights.direct and targets.direct_rgb is not None:
+        parts["direct"] = (targets.direct_rgb.float() - truth).square().mean()
+    if weights.depth and episode.targets.depth is not None:
+        parts["depth"] = depth_error(targets, episode.targets.depth, episode)
+    if weights.input_depth and episode.inputs.depth is not None:
+        parts["input_depth"] = depth_error(outputs.inputs, episode.inputs.depth, episode)
+    if weights.confidence and targets.log_scale is not None:
+        parts["confidence"] = laplace_nll(error.detach().abs().mean(2), targets.log_scale)
+    if weights.charbonnier:
+        parts["charbonnier"] = (error.square() + CHARBONNIER_EPSILON**2).sqrt().mean()
+    if weights.perceptual:
+        if perceptual is None:
+            raise ValueError("a perceptual weight needs a perceptual distance")
+        parts["perceptual"] = perceptual(targets.rgb.flatten(0, 1).float(), truth.flatten(0, 1))
+    loss = torch.stack([getattr(weights, name) * part for name, part in parts.items()]).sum()
+    return loss, {**parts, **split_by_bank(error.detach(), episode.bank_mask)}
+
+
+def split_by_bank(error: Tensor, bank_mask: Tensor | None) -> dict[str, Tensor]:
+    """Mean squared error over targets with the bank and over targets without it."""
+    squared = error.square().mean((2, 3, 4))
+    if bank_mask is None:
+        return {"rgb": squared.mean()}
+    used = bank_mask.float()
+    return {
+        "rgb": (squared * used).sum() / used.sum().clamp(min=1),
+        "memory_rgb": (squared * (1 - used)).sum() / (1 - used).sum().clamp(min=1),
+    }
+
+
+def depth_error(outputs: Outputs, depth: Tensor, episode: Episode) -> Tensor:
+    """Log-depth error against world depth [B, V, H, W], before and after the copy refines it."""
+    truth = episode.gauge.depth_to_model(depth)
+    assert outputs.log_depth is not None
+    error = log_depth_error(outputs.log_depth, truth)
+    if outputs.log_depth_direct is None or outputs.log_depth_direct is outputs.log_depth:
+        return error
+    return (error + log_depth_error(outputs.log_depth_direct, truth)) / 2
+
+
+def log_depth_error(log_depth: Tensor, true_depth: Tensor) -> Tensor:
+    """Mean |log d - log d*| over the pixels of [B, V, H, W] with d* > 0; 0 when there are none."""
+    known = true_depth > 0
+    log_truth = torch.where(known, true_depth, 1.0).log()
+    error = torch.where(known, log_depth.float() - log_truth, 0.0).abs()
+    return error.sum() / known.sum().clamp(min=1)
+
+
+def laplace_nll(error: Tensor, log_scale: Tensor) -> Tensor:
+    """Mean of e / b + log b with b = exp(log_scale): least at b = e. Both [B, V, H, W]."""
+    log_scale = log_scale.float().clamp(min=-7.0)
+    return (error * (-log_scale).exp() + log_scale).mean()

@@ -1,0 +1,146 @@
+"""How long the pieces of training take on this machine: scenes, and a step by shape and phase."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from everview.pipeline.training.feeding import Feeder
+from everview.pipeline.training.held_out import world_name
+from everview.pipeline.training.losses import episode_loss
+from everview.pipeline.training.step import training_step
+
+if TYPE_CHECKING:
+    from everview.pipeline.training.loop import TrainRun
+
+REPEATS = 12
+
+
+def time_scenes(run: TrainRun) -> list[dict[str, Any]]:
+    """Views per second of each procedural world, after a first call that may compile."""
+    data, rows = run.config.data, []
+    for world in data.worlds:
+
+        def render(first: int, world=world) -> None:
+            seeds = np.arange(first, first + data.refresh_scenes)
+            run.feeder.pool.render(world, seeds, data.views, data.size, run.device)
+
+        first_s = seconds(lambda: render(0), run.device)
+        again_s = min(seconds(lambda i=i: render(1000 * i), run.device) for i in range(1, 4))
+        count = data.refresh_scenes * data.views
+        row = {"world": world_name(world), "first_s": first_s, "views_per_s": count / again_s}
+        print(f"{row['world']:18s} first {first_s:6.2f} s, then {row['views_per_s']:9.0f} views/s")
+        rows.append(row)
+    return rows
+
+
+def time_steps(run: TrainRun) -> list[dict[str, Any]]:
+    """Seconds of the first step and milliseconds of later ones, for each shape and chunk count."""
+    rows = []
+    run.feeder.pool.advance(0)
+    for shape in run.config.data.shapes:
+        for chunks in shape.chunks:
+            feeder = Feeder(run.feeder.pool, run.config.seed)
+            only = replace(shape, chunks=(chunks,), start=0.0)
+            feeder.config = replace(run.config.data, shapes=(only,))
+            row = {"scenes": shape.scenes, "inputs": shape.inputs, "targets": shape.targets}
+            row |= {"chunks": chunks, **time_step(run, feeder)}
+            print(", ".join(f"{name} {_short(value)}" for name, value in row.items()), flush=True)
+            rows.append(row)
+    print(profile(run))
+    return rows
+
+
+def time_step(run: TrainRun, feeder: Feeder) -> dict[str, Any]:
+    """One shape: first step in s; then feed, forward, loss and backward, whole step in ms."""
+    weights = run.config.loss.at(0.0)
+    episode, schedule = feeder.episode(0, 0.0)
+
+    def step() -> None:
+        training_step(run.model, run.optimiser, episode, schedule, weights, 1e-3)
+
+    def forward() -> Any:
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda"):
+            return run.model.forward(episode, schedule)[1]
+
+    def forward_backward() -> None:
+        episode_loss(forward(), episode, weights)[0].backward()
+        run.model.zero_grad(set_to_none=True)
+
+    first_s = seconds(step, run.device)
+    if run.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    repeat = REPEATS if run.device.type == "cuda" else 1
+    result = {
+        "first_s": first_s,
+        "step_ms": 1000 * seconds(step, run.device, repeat),
+        "feed_ms": 1000 * seconds(lambda: feeder.episode(0, 0.0), run.device, repeat),
+        "forward_ms": 1000 * seconds(forward, run.device, repeat),
+        "forward_backward_ms": 1000 * seconds(forward_backward, run.device, repeat),
+        "host_waits": host_waits(lambda: (feeder.episode(0, 0.0), step()), run.device),
+    }
+    if run.device.type == "cuda":
+        result["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return result
+
+
+def seconds(call: Callable[[], Any], device: torch.device, repeat: int = 1) -> float:
+    """Mean wall-clock seconds of `repeat` calls in a row, the device's work included."""
+    _wait(device)
+    started = time.perf_counter()
+    for _ in range(repeat):
+        call()
+    _wait(device)
+    return (time.perf_counter() - started) / repeat
+
+
+def host_waits(call: Callable[[], Any], device: torch.device) -> int:
+    """How often `call` makes the host wait for the device; each place is printed once."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [entry for entry in caught if "synchroniz" in str(entry.message)]
+    for place in sorted({f"{entry.filename}:{entry.lineno}" for entry in waits}):
+        print(f"  the host waits at {place}")
+    return len(waits)
+
+
+def profile(run: TrainRun, rows: int = 18) -> str:
+    """Where the device's time goes in three steps of the run's own mix."""
+    if run.device.type != "cuda":
+        return ""
+    weights = run.config.loss.at(0.0)
+    activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profiler:
+        for step in range(3):
+            episode, schedule = run.feeder.episode(step, 0.0)
+            training_step(run.model, run.optimiser, episode, schedule, weights, 1e-3)
+        _wait(run.device)
+    events = sorted(profiler.key_averages(), key=lambda e: -e.self_device_time_total)
+    total = sum(event.self_device_time_total for event in events) or 1
+    lines = [f"device time {total / 3000:.1f} ms a step"]
+    for event in events[:rows]:
+        share = event.self_device_time_total / total
+        lines.append(f"{share:6.1%} {event.count / 3:7.1f} calls a step  {event.key[:90]}")
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,63 @@
+"""The card that goes with trained weights: data, budget, device and every number measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from everview.pipeline.training.config import TrainConfig
+from everview.pipeline.training.held_out import world_name
+
+
+def model_card(config: TrainConfig, facts: Mapping[str, Any]) -> str:
+    """Markdown. facts: `training_facts` of the run."""
+    return "\n".join(
+        [
+            f"# {config.name}",
+            "",
+            f"Trained by `everview train {config.name}`, seed {config.seed}: {facts['step']} "
+            f"steps, {facts['tokens'] / 1e6:.0f} M tokens, {facts['minutes']:.1f} minutes on one "
+            f"{facts['device']}; {facts['parameters'] / 1e6:.1f} M parameters.",
+            "",
+            "## Data",
+            "",
+            *_data(config),
+            "",
+            "## Held-out procedural scenes",
+            "",
+            f"PSNR in dB at {config.data.size} px, {config.evaluation.inputs} inputs and "
+            f"{config.evaluation.targets} targets, {config.evaluation.scenes} scenes a world whose "
+            "seeds were never trained on. `causalN`: streamed in N chunks. Memory: without the "
+            "frame bank.",
+            "",
+            *_table(facts["held_out_psnr"]),
+            "",
+        ]
+    )
+
+
+def _data(config: TrainConfig) -> list[str]:
+    total = sum(world.share for world in config.data.worlds)
+    shares = ", ".join(f"{world_name(w)} {w.share / total:.0%}" for w in config.data.worlds)
+    lines = [f"Procedural scenes, made while training: {shares}."]
+    if config.data.scans:
+        share = config.data.scan_share
+        lines.append(
+            f"Scanned objects: {share.first:.0%} of the scenes at first, {share.last:.0%} at last; "
+            "every 8th name of the sorted list was never trained on."
+        )
+    return lines
+
+
+def _table(psnr: Mapping[str, float]) -> list[str]:
+    """World by schedule, `picture / memory alone`."""
+    schedules = list(dict.fromkeys(name.split("/")[-2] for name in psnr))
+    worlds = list(dict.fromkeys(name.split("/")[0] for name in psnr if name.count("/") == 2))
+    rows = ["| world | " + " | ".join(schedules) + " |", "|---" * (len(schedules) + 1) + "|"]
+    for label, prefix in [*((world, f"{world}/") for world in worlds), ("mean", "")]:
+        cells = [
+            f"{psnr[f'{prefix}{name}/rgb']:.2f} / {psnr[f'{prefix}{name}/memory_rgb']:.2f}"
+            for name in schedules
+        ]
+        rows.append(f"| {label} | " + " | ".join(cells) + " |")
+    return rows

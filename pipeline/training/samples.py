@@ -1,0 +1,58 @@
+"""A sheet of pictures that shows what a model can do: one row a held-out scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from everview.pipeline.training.held_out import HeldOut, fixed_episode
+
+INPUTS_SHOWN = 3
+
+
+@torch.no_grad()
+def write_samples(model, held_out: HeldOut, path: Path, scenes: int = 3, chunks: int = 4) -> Path:
+    """A PNG of `scenes` scenes a world, streamed in `chunks` chunks.
+
+    From left to right: inputs, the truth, the picture, the picture of the memory alone, the true
+    and the predicted depth (near is bright).
+    """
+    device = next(model.parameters()).device.type
+    was_training = model.training
+    model.eval()
+    rows: list[Tensor] = []
+    causal = next(schedule for name, schedule, _ in held_out.schedules() if name != "set")
+    with (
+        torch.compiler.set_stance("force_eager"),
+        torch.autocast(device, torch.bfloat16, enabled=device == "cuda"),
+    ):
+        for world in held_out.scenes.values():
+            pictures = []
+            for bank in (True, False):
+                episode = fixed_episode(world, held_out.config, chunks, bank)
+                _, outputs = model.forward(episode, causal)
+                pictures.append(outputs.targets.rgb)
+            inputs, truth = episode.inputs.images, episode.targets.images
+            true_depth = episode.gauge.depth_to_model(episode.targets.depth)
+            for scene in range(min(scenes, len(truth))):
+                target = scene % truth.shape[1]
+                shown = inputs[scene, :: max(1, inputs.shape[1] // INPUTS_SHOWN)][:INPUTS_SHOWN]
+                depth = outputs.targets.log_depth[scene, target].exp()
+                columns = [*shown, truth[scene, target]]
+                columns += [picture[scene, target] for picture in pictures]
+                columns += [as_grey(true_depth[scene, target]), as_grey(depth)]
+                rows.append(torch.cat([column.float() for column in columns], -1))
+    model.train(was_training)
+    sheet = (torch.cat(rows, -2).clamp(0, 1) * 255).round().byte()
+    Image.fromarray(np.ascontiguousarray(sheet.permute(1, 2, 0).cpu().numpy())).save(path)
+    return path
+
+
+def as_grey(depth: Tensor) -> Tensor:
+    """Depth [H, W] in gauge units as [3, H, W], 1 / (1 + d); black where unknown."""
+    grey = torch.where(depth > 0, 1 / (1 + depth.float()), 0.0)
+    return grey.expand(3, *grey.shape)

@@ -1,0 +1,1 @@
+"""The campaign: long runs on rented machines."""

@@ -1,0 +1,171 @@
+"""One rented GPU, one command: check the machine, time the pieces, run ablations, train.
+
+    python -m everview.workflows.campaign.gpu_session --plan smoke --out OUT
+    python -m everview.workflows.campaign.gpu_session --plan ablations --recipes adamw,no_depth ...
+    python -m everview.workflows.campaign.gpu_session --plan main --seconds 1100 --attempt-s 560 ...
+
+It needs torch, numpy, pillow and safetensors, no network, and writes to OUT as it goes, so that a
+command killed at its limit loses at most one commit's interval. OUT stays small: few files of at
+most 16 MiB. `main` goes on where the last command stopped as long as --run still exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tarfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from everview.pipeline.training.config import TrainConfig
+from everview.pipeline.training.learning_rate import Budget
+from everview.pipeline.training.loop import TrainRun, open_run, publish, train, training_facts
+from everview.pipeline.training.measure_step import time_scenes, time_steps
+from everview.pipeline.training.reporting import CURVE, Reporter
+from everview.pipeline.training.samples import write_samples
+from everview.workflows.recipes import find_recipe
+
+PART_BYTES = 15 * 2**20
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a plan; 0 when it went through."""
+    parser = argparse.ArgumentParser(prog="gpu_session", description=__doc__.splitlines()[0])
+    parser.add_argument("--plan", choices=("smoke", "ablations", "main"), required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--run", type=Path, default=Path("/tmp/everview-run"))
+    parser.add_argument("--recipe", default="first_light")
+    parser.add_argument("--recipes", default="ablation_base", help="names, separated by commas")
+    parser.add_argument("--seconds", type=float, default=60.0, help="budget of each training run")
+    parser.add_argument("--attempt-s", type=float, default=None, help="stop this command after")
+    parser.add_argument("--scans", default=None, help="folder of shards with scanned objects")
+    parser.add_argument("--start-from", default=None, help="weights to start from")
+    parser.add_argument("--no-compile", action="store_true")
+    given = parser.parse_args(arguments)
+    given.out.mkdir(parents=True, exist_ok=True)
+    describe_machine()
+
+    def configured(name: str) -> TrainConfig:
+        config = find_recipe(name)()
+        return replace(
+            config,
+            budget=Budget(seconds=given.seconds),
+            data=replace(config.data, scans=given.scans or config.data.scans),
+            start_from=given.start_from or config.start_from,
+            compile=config.compile and not given.no_compile,
+        )
+
+    if given.plan == "smoke":
+        smoke(configured(given.recipe), given.run, given.out)
+    elif given.plan == "ablations":
+        ablations([configured(name) for name in given.recipes.split(",")], given.run, given.out)
+    else:
+        train_main(configured(given.recipe), given.run, given.out, given.attempt_s)
+    return 0
+
+
+def describe_machine() -> None:
+    """One line: Python, torch, card."""
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    say(f"python {sys.version.split()[0]}, torch {torch.__version__}, {card}")
+
+
+def smoke(config: TrainConfig, run_path: Path, out: Path) -> None:
+    """Does it run, how fast is each piece, does the loss fall?"""
+    fresh(run_path)
+    run = open_run(config, run_path, Reporter(sys.stderr))
+    report = {"scenes": time_scenes(run)}
+    write_report(out / "smoke.json", report)
+    report["steps"] = time_steps(run)
+    write_report(out / "smoke.json", report)
+    del run
+    fresh(run_path)
+    result = train(replace(config, report_every=20), run_path, None, lambda run: export(run, out))
+    report["train"] = result.metrics
+    write_report(out / "smoke.json", report)
+
+
+def ablations(configs: list[TrainConfig], run_path: Path, out: Path) -> None:
+    """Train each configuration for the same time; one table, rewritten after each."""
+    rows: list[dict[str, Any]] = []
+    for config in configs:
+        fresh(run_path)
+        try:
+            metrics = train(config, run_path).metrics
+        except Exception as error:  # the other ablations are worth having without this one
+            metrics = {"error": f"{type(error).__name__}: {error}"}
+            say(f"{config.name} failed: {metrics['error']}")
+        rows.append({"name": config.name, **metrics})
+        write_report(out / "ablations.json", {"rows": rows})
+        if (run_path / CURVE).exists():
+            shutil.copy(run_path / CURVE, out / f"{config.name}.jsonl")
+        torch._dynamo.reset()
+        torch.cuda.empty_cache()
+    for row in rows:
+        psnr = row.get("held_out_psnr", {})
+        means = {name: value for name, value in psnr.items() if name.count("/") == 1}
+        say(f"{row['name']:20s} step {row.get('step')}  {means}")
+
+
+def train_main(config: TrainConfig, run_path: Path, out: Path, attempt_s: float | None) -> None:
+    """Train, and keep OUT up to date after every commit."""
+    trunk = out / "trunk"
+
+    def after_commit(run: TrainRun) -> None:
+        export(run, out)
+        if not config.rate.is_cooling(run.progress):
+            bundle(publish(run, run_path / "trunk", bits=16), trunk)
+
+    train(config, run_path, attempt_s, after_commit)
+    if (run_path / "trunk").exists():  # a later command finds the trunk of an earlier one
+        bundle(run_path / "trunk", trunk)
+
+
+def export(run: TrainRun, out: Path) -> None:
+    """The weights as they are now, the curve and a sheet of pictures."""
+    bundle(publish(run, run.out / "now"), out / "weights")
+    if (run.out / CURVE).exists():
+        shutil.copy(run.out / CURVE, out / CURVE)
+    write_samples(run.model, run.held_out, out / "samples.png")
+    write_report(out / "report.json", {"finished": run.progress >= 1, **training_facts(run)})
+
+
+def bundle(folder: Path, stem: Path) -> None:
+    """`folder` as one tar file, cut into parts `stem.tar.0`, `stem.tar.1`, ..."""
+    whole = stem.with_suffix(".tar.whole")
+    with tarfile.open(whole, "w") as archive:
+        archive.add(folder, arcname=stem.name)
+    content = whole.read_bytes()
+    whole.unlink()
+    for number, start in enumerate(range(0, len(content), PART_BYTES)):
+        part = stem.with_suffix(f".tar.{number}")
+        part.with_suffix(".tmp").write_bytes(content[start : start + PART_BYTES])
+        part.with_suffix(".tmp").rename(part)
+
+
+def fresh(folder: Path) -> None:
+    """An empty folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    """JSON, whole or not at all."""
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(report, indent=1) + "\n")
+    draft.rename(path)
+
+
+def say(text: str) -> None:
+    """One line with the time of day."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
