@@ -46,8 +46,7 @@ def trusted_depth(view: DepthView, least_confidence: float, edge: float = 0.1) -
 def voxel_size_for(scene_depth: float, is_measured: bool = True) -> float:
     """Voxel edge in world units for a scene whose typical depth is `scene_depth`.
 
-    Measured depth: 1/200 of it. A 128-pixel view of 60 degrees has pixels of 1/110 of the depth:
-    finer voxels hold noise, coarser ones lose what the views have. Predicted depth is off by a few
-    per cent, and the truncation band (6 voxels) has to cover that, or surfaces double: 1/80.
+    Measured depth: 1/100 of it, about a pixel of a 128-pixel view of 60 degrees. Predicted depth is
+    off by a few per cent, which the truncation band (5 voxels) must cover or surfaces double: 1/50.
     """
-    return scene_depth / (200 if is_measured else 80)
+    return scene_depth / (100 if is_measured else 50)

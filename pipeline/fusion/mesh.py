@@ -15,8 +15,8 @@ from everview.pipeline.errors import EnvironmentUnfit
 from everview.pipeline.fusion.depth_views import DepthView, trusted_depth
 from everview.pipeline.rendering.ply import Mesh
 
-_BLOCK = 16  # voxels along the edge of a block
-_TRUNCATION_VOXELS = 6.0
+_BLOCK = 8  # voxels along the edge of a block: small ones follow a surface closely
+_TRUNCATION_VOXELS = 5.0
 _VOXEL_BYTES = 4 + 4 + 12  # float tsdf, float weight, 3 floats of colour
 
 
@@ -44,7 +44,7 @@ class TsdfVolume:
     `is_full` says that it happened.
     """
 
-    def __init__(self, voxel_size: float, max_gib: float = 0.5, least_confidence: float = 0.0):
+    def __init__(self, voxel_size: float, max_gib: float = 0.25, least_confidence: float = 0.0):
         """voxel_size: edge in world units. Raises EnvironmentUnfit without Open3D."""
         self._o3d = import_open3d()
         self.voxel_size = float(voxel_size)
@@ -59,7 +59,7 @@ class TsdfVolume:
             attr_channels=((1), (1), (3)),
             voxel_size=self.voxel_size,
             block_resolution=_BLOCK,
-            block_count=min(1000, self._max_blocks),
+            block_count=min(8000, self._max_blocks),
             device=self._device,
         )
 
@@ -93,7 +93,7 @@ class TsdfVolume:
             1.0, farthest, _TRUNCATION_VOXELS,
         )  # fmt: skip
 
-    def mesh(self, least_views: int = 1, max_triangles: int = 400_000) -> Mesh:
+    def mesh(self, least_views: int = 1, max_triangles: int = 300_000) -> Mesh:
         """The zero crossing where at least `least_views` views agree; empty if there is none.
 
         More triangles than `max_triangles` are decimated by quadric error: viewers and the report

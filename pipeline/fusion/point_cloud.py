@@ -17,7 +17,7 @@ _LIMIT = 2**20  # voxel coordinates have 21 bits each in one int64 key
 class VoxelCloud:
     """Fuses depth views into one point per voxel: the weighted mean of what fell into it."""
 
-    def __init__(self, voxel_size: float, max_points: int = 400_000, least_confidence: float = 0.0):
+    def __init__(self, voxel_size: float, max_points: int = 300_000, least_confidence: float = 0.0):
         """voxel_size: edge in world units. max_points: of the result; at most twice that in use."""
         if not voxel_size > 0:
             raise ValueError(f"voxel size {voxel_size} is not positive")

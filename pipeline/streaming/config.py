@@ -34,7 +34,8 @@ class StreamConfig:
     measured_views: int = 256
     """held-out frames measured at most, evenly taken"""
     fusion_views: int = 48
-    """frames fused into points.ply and mesh.ply at most (0: no geometry)"""
+    """frames fused into points.ply and mesh.ply at most, twice as many where depth was captured
+    (0: no geometry)"""
     mesh: bool = True
     """make mesh.ply (needs the extra `geometry`)"""
     device: str = "auto"

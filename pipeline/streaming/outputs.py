@@ -94,7 +94,7 @@ def _open_geometry(
     is_measured = capture.info.has_depth
     voxel = voxel_size_for(float(1 / session.gauge.scale[0]), is_measured)
     # measured depth costs no look into the state, so more of it can be had for the same time
-    most = config.fusion_views * (4 if is_measured else 1)
+    most = config.fusion_views * (2 if is_measured else 1)
     chosen = evenly(session.trajectory.observed_indices(), most)
     return SceneGeometry(voxel, config.mesh), set(chosen)
 

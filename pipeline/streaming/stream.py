@@ -21,6 +21,7 @@ from everview.models.scene_model import SceneModel
 from everview.models.weight_files import weights_hash
 from everview.pipeline.report import write_report
 from everview.pipeline.runs import RunDirectory, describe_device, peak_rss_mib, write_frames
+from everview.pipeline.runs.frames import FILE_NAME as FRAMES_NAME
 from everview.pipeline.runs.frames import JOURNAL_NAME, read_frames
 from everview.pipeline.streaming.camera_files import write_cameras
 from everview.pipeline.streaming.config import StreamConfig
@@ -76,6 +77,8 @@ def stream_capture(
             with run.timed("report"):
                 write_report(run.path)
         status = 130 if interrupts.is_requested else 0
+        if status == 0:
+            (run.path / JOURNAL_NAME).unlink(missing_ok=True)
         run.finish(status)
     return StreamResult(run.path, metrics, status)
 
@@ -102,10 +105,13 @@ def _open_session(
             "fingerprint": model.fingerprint,
         },
     )
-    snapshot = load_snapshot(run.path)
+    snapshot, journal = load_snapshot(run.path), run.path / JOURNAL_NAME
     if snapshot is None:
-        (run.path / JOURNAL_NAME).unlink(missing_ok=True)  # rows of frames that come again
+        journal.unlink(missing_ok=True)  # rows of frames that come again
         return session
+    if journal.exists():
+        # the journal is removed last, so a table beside it is of an interrupted attempt
+        (run.path / FRAMES_NAME).unlink(missing_ok=True)
     for complaint in snapshot.set_aside:
         progress.say(f"set aside: {complaint}")
     session.restore(snapshot)
@@ -197,6 +203,7 @@ def _write_results(run: RunDirectory, session: Session, exported: Exported) -> d
         "retention_half_life_chunks": half_life,
         "details": details,
     }
-    rows = sorted([*read_frames(run.path), *exported.rows], key=lambda row: row["id"])
-    write_frames(run.path, rows)
+    # an earlier attempt may have got as far as writing the comparison's rows
+    observed = [row for row in read_frames(run.path) if row["role"] == "input"]
+    write_frames(run.path, sorted([*observed, *exported.rows], key=lambda row: row["id"]))
     return run.write_metrics(values, missing)
