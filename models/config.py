@@ -1,4 +1,4 @@
-"""The model's configuration: frozen, complete, and the same data in code, flags and weight files."""
+"""The model's configuration: frozen, complete, and the same data in code, flags and files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ModelConfig:
     memory_momentum: bool = False
     base_rate: float = 0.01
     """per-token learning rate at initialisation"""
-    step: StepPolicy = InverseSqrtStep()
+    step: StepPolicy = InverseSqrtStep()  # noqa: RUF009 (frozen)
     elastic: Elastic | None = None
     feed_forward_expansion: int = 4
     time_periods: int = 12
@@ -76,6 +76,18 @@ class ModelConfig:
         unknown = set(self.memory_writes) - {"w0", "w1", "w2"}
         if unknown or not self.memory_writes:
             raise ValueError(f"memory_writes {self.memory_writes}: some of w0, w1, w2")
+        if self.attention_head_dim % 4:
+            raise ValueError(
+                f"attention_head_dim {self.attention_head_dim}: rotary codes need a multiple of 4"
+            )
+        if self.memory_optimiser not in ("muon", "sgd"):
+            raise ValueError(f"memory_optimiser {self.memory_optimiser!r}: muon or sgd")
+        if not self.base_rate > 0:
+            raise ValueError(f"base_rate {self.base_rate} is not positive")
+        if self.bank is not None and self.bank.features % self.bank.groups:
+            raise ValueError(
+                f"{self.bank.features} features can't be cut into {self.bank.groups} equal groups"
+            )
         if self.newton_schulz_steps < 1:
             raise ValueError("newton_schulz_steps must be at least 1; for plain SGD say sgd")
 

@@ -96,7 +96,7 @@ Anchor = FixedAnchor | StreamingAnchor | StreamingEmaAnchor
 
 @dataclass(frozen=True)
 class Elastic:
-    """An elastic commit. pull is lambda, decay is alpha; the paper's grid search gave 0.5 for both."""
+    """An elastic commit. pull is lambda, decay is alpha; the paper's search gave 0.5 for both."""
 
     importance: Importance = SynapticIntelligence()
     anchor: Anchor = StreamingEmaAnchor()

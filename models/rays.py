@@ -78,8 +78,8 @@ class TokenEmbedding(nn.Module):
         self.time = TimeCode(periods, dim)
 
     def forward(self, cameras: Cameras, images: Tensor | None, time_s: Tensor) -> Tensor:
-        """cameras [B, V] in the gauge, images [B, V, 3, H, W] in [0, 1] or None, time_s [B, V] since
-        the stream's origin: tokens [B, V, T, C]."""
+        """cameras [B, V] in the gauge, images [B, V, 3, H, W] in [0, 1] or None, time_s [B, V]
+        since the stream's origin: tokens [B, V, T, C]."""
         rays = patchify(pluecker(cameras).to(self.ray.weight.dtype), self.patch)
         tokens = self.ray_norm(self.ray(rays)) + self.time(time_s)[:, :, None]
         if images is None:

@@ -36,8 +36,9 @@ _CONFIDENT_ERROR = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """What is asked for. cameras [B, V]: where from. images [B, V, 3, H, W] in [0, 1]: what was seen
-    there, if anything. time_s [B, V]: when (NaN or None: unknown). A camera alone is a novel view."""
+    """What is asked for. cameras [B, V]: where from. images [B, V, 3, H, W] in [0, 1]: what was
+    seen there, if anything. time_s [B, V]: when (NaN or None: unknown). A camera alone is a novel
+    view."""
 
     cameras: Cameras | None = None
     images: Tensor | None = None
@@ -171,12 +172,14 @@ class SceneModel(nn.Module):
     ) -> SceneState:
         """Absorb one chunk through every layer; the state given is left as it was.
 
-        images in [0, 1]; cameras in the capture's world; time in seconds. gauge: with the first
-        chunk only; left out, it is fitted to that chunk (depth and scale as for `fit_gauge`).
+        images in [0, 1], of the cameras' size; cameras in the capture's world; time in seconds.
+        gauge: with the first chunk only; left out, it is fitted to that chunk (depth and scale as
+        for `fit_gauge`).
         gate_B: factor on the step per scene, 0 to discard the chunk. Raises StateError for a state
         of other weights, GaugeError when no gauge can be fitted.
         """
         self._check(state)
+        self._check_sizes(images_BV3HW, cameras_BV, state)
         if not schedule.is_causal:
             raise ValueError(f"the schedule {schedule.name!r} isn't causal and can't be streamed")
         if state.gauge is None:
@@ -413,6 +416,20 @@ class SceneModel(nn.Module):
 
     def _grid(self, cameras: Cameras) -> tuple[int, int]:
         return cameras.height // self.config.patch, cameras.width // self.config.patch
+
+    def _check_sizes(self, images: Tensor, cameras: Cameras, state: SceneState) -> None:
+        lead, size = tuple(cameras.shape), (cameras.height, cameras.width)
+        if images.shape != (*lead, 3, *size) or lead[0] != len(state.clock.chunks):
+            raise ValueError(
+                f"images {tuple(images.shape)}, cameras {lead} of {size[1]}x{size[0]} and a state "
+                f"of {len(state.clock.chunks)} scenes don't belong together"
+            )
+        kept = None if state.bank is None else state.bank.images.shape[-2:]
+        if kept is not None and kept != size:
+            raise ValueError(
+                f"frames of {size[1]}x{size[0]} after frames of {kept[1]}x{kept[0]}: a state's "
+                "frames have one size"
+            )
 
     def _check(self, state: SceneState) -> None:
         if state.fingerprint != self.fingerprint:

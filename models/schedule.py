@@ -20,7 +20,7 @@ Reads = Literal["last", "own", "previous"]
 
 @dataclass(frozen=True)
 class Operation:
-    """`update` writes the sum over `chunks` once; `apply` reads for `chunks` with the state so far."""
+    """`update` writes the sum over `chunks` once; `apply` reads for them with the state so far."""
 
     kind: Literal["update", "apply"]
     chunks: tuple[int, ...]
@@ -31,7 +31,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Schedule:
-    """name; joins_chunks: one update for all chunks; reads: the state that a chunk's tokens read."""
+    """name; joins_chunks: one update for all chunks; reads: the state a chunk's tokens read."""
 
     name: str
     joins_chunks: bool

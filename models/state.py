@@ -126,7 +126,8 @@ def state_to_tensors(state: SceneState) -> tuple[dict[str, Tensor], dict[str, An
 def state_from_tensors(
     tensors: dict[str, Tensor], facts: dict[str, Any], template: SceneState
 ) -> SceneState:
-    """Inverse of `state_to_tensors`; template: `model.init_state(batch)` of the same model.
+    """Inverse of `state_to_tensors`; template: `model.init_state(batch)` of the same model, on
+    whose device the state will be.
 
     Raises StateError when the slow weights differ or a tensor is missing, unexpected or misshapen.
     """
@@ -139,7 +140,7 @@ def state_from_tensors(
     def take(name: str) -> Tensor:
         if name not in left:
             raise StateError(f"the state lacks the tensor {name!r}")
-        return left.pop(name)
+        return left.pop(name).to(template.clock.chunks.device)
 
     gauge = bank = None
     if facts.get("gauge_rule") is not None:
@@ -152,6 +153,9 @@ def state_from_tensors(
             width, height, take("bank.cameras.intrinsics"), take("bank.cameras.c2w_cv")
         )
         bank = FrameBank(take("bank.images"), cameras, take("bank.time_s"))
+        frames = bank.time_s.shape
+        if bank.images.shape != (*frames, 3, height, width) or cameras.shape != frames:
+            raise StateError("the frames, cameras and times of the state's bank don't match")
     rest = replace(template, gauge=None, bank=None)
     shapes = {name.lstrip("."): t for name, t in named_tensors(rest)}
     order = iter([(name, take(name)) for name in shapes])

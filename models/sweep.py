@@ -77,8 +77,8 @@ class PlaneSweep(nn.Module):
         index_BVS: Tensor,
         valid_BVS: Tensor,
     ) -> Tensor:
-        """cameras [B, V] and sources [B, V, S] in the gauge; maps: MatchingFeatures of the whole bank
-        [B, K, C + 3, h, w]; index, valid: each view's sources. Returns [B, V, T, dim]."""
+        """cameras [B, V] and sources [B, V, S] in the gauge; maps: MatchingFeatures of the whole
+        bank [B, K, C + 3, h, w]; index, valid: each view's sources. Returns [B, V, T, dim]."""
         with torch.autocast(maps.device.type, enabled=False):
             pixels = pixel_grid(cameras.height, cameras.width, self.patch, maps.device)
             rays = point_rays(cameras, pixels)

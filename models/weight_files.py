@@ -18,6 +18,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -48,11 +50,11 @@ def weights_folder(source: str | os.PathLike[str]) -> Path:
     text = os.fspath(source)
     if re.match(r"^https?://", text):
         return _fetched(text)
+    names = published_names()
+    if text in names:  # a folder that happens to have the name is ./NAME
+        return Path(str(resources.files("everview.models.weights") / text))
     if Path(text).is_dir():
         return Path(text)
-    names = published_names()
-    if text in names:
-        return Path(str(resources.files("everview.models.weights") / text))
     raise WeightsError(
         f"no weights called {text!r}: give one of {', '.join(names) or '(none published)'}, "
         "a folder, or an URL with #hash"
@@ -60,19 +62,32 @@ def weights_folder(source: str | os.PathLike[str]) -> Path:
 
 
 def load_model(source: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> SceneModel:
-    """The scene model of published weights, a folder or an URL, in eval mode, float32, on the CPU."""
+    """The scene model of published weights, a folder or an URL: eval mode, float32, on the CPU.
+
+    Raises WeightsError that names the file and what is wrong with it.
+    """
     folder = weights_folder(source)
     manifest = _read_manifest(folder)
-    try:
-        config = config_from_dict(json.loads(_verified(folder, "config.json", manifest)))
-    except (ValueError, TypeError) as error:
-        raise WeightsError(f"{folder / 'config.json'}: {error}") from error
+    configuration = _verified(folder, "config.json", manifest)
     packed: dict[str, Tensor] = {}
     for name in sorted(manifest["files"]):
         if name.endswith(".safetensors"):
-            packed.update(load(_verified(folder, name, manifest)))
-    model = SceneModel(config)
-    _fill(model, packed, folder)
+            try:
+                packed.update(load(_verified(folder, name, manifest)))
+            except SafetensorError as error:
+                raise WeightsError(f"{folder / name}: not safetensors ({error})") from error
+    try:
+        config = config_from_dict(json.loads(configuration))
+        with torch.device("meta"):  # shapes first: a configuration can ask for any amount of memory
+            values = _unpacked(SceneModel(config), packed, folder)
+        model = SceneModel(config)
+    except WeightsError:
+        raise
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise WeightsError(f"{folder / 'config.json'}: {error}") from error
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(values[name])
     return model.eval().requires_grad_(False)
 
 
@@ -94,6 +109,7 @@ def save_weights(
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    replaced = building.with_name(f"{building.name}-replaced")
     try:
         contents = {"config.json": json.dumps(config_to_dict(model.config), indent=1).encode()}
         contents["card.md"] = card.encode()
@@ -104,11 +120,13 @@ def save_weights(
         contents[_MANIFEST] = json.dumps(manifest, indent=1, sort_keys=True).encode()
         for name, content in contents.items():
             (building / name).write_bytes(content)
-        if folder.exists():
-            shutil.rmtree(folder)
+        building.chmod(0o755)  # mkdtemp's folder is its owner's alone
+        if folder.exists():  # set aside first: a half-deleted folder must never be the only copy
+            folder.rename(replaced)
         building.rename(folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
     return folder
 
 
@@ -139,7 +157,9 @@ def _parts(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     return parts
 
 
-def _fill(model: SceneModel, packed: dict[str, Tensor], folder: Path) -> None:
+def _unpacked(model: SceneModel, packed: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """A float32 value for every parameter of `model`, whose shapes and names they must have."""
+    values: dict[str, Tensor] = {}
     left = dict(packed)
     for name, parameter in model.named_parameters():
         if name not in left:
@@ -153,26 +173,43 @@ def _fill(model: SceneModel, packed: dict[str, Tensor], folder: Path) -> None:
                 f"{folder}: {name!r} has shape {tuple(value.shape)}, expected "
                 f"{tuple(parameter.shape)}"
             )
+        stored = (value.dtype, None if scale is None else (scale.dtype, tuple(scale.shape)))
+        rows = (torch.float16, (*value.shape[:-1], 1))
+        if stored not in ((torch.float32, None), (torch.float16, None), (torch.int8, rows)):
+            raise WeightsError(f"{folder}: {name!r} is stored as {value.dtype} with a wrong scale")
         value = value.float() if scale is None else unpack_rows(value, scale)
         if not bool(value.isfinite().all()):
             raise WeightsError(f"{folder}: {name!r} holds values that are not finite")
-        parameter.data.copy_(value)
+        values[name] = value
     if left:
         raise WeightsError(f"{folder}: the weights hold {sorted(left)[0]!r}, which no layer has")
+    return values
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / _MANIFEST).read_bytes())
+        if manifest["format"] != 1:
+            raise WeightsError(f"{folder}: weights of format {manifest['format']!r}, not 1")
         files = manifest["files"]
-        total = sum(int(entry["bytes"]) for entry in files.values())
+        total = sum(_entry_bytes(entry) for entry in files.values())
+    except WeightsError:
+        raise
     except FileNotFoundError:
         raise WeightsError(f"{folder}: no {_MANIFEST}: not weights, or never finished") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{folder / _MANIFEST}: not a manifest ({error})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{folder / _MANIFEST}: not a manifest ({error!r})") from error
     if total > _TOTAL_LIMIT:
         raise WeightsError(f"{folder}: {total} bytes of weights are over the limit of 2 GiB")
     return manifest
+
+
+def _entry_bytes(entry: dict[str, Any]) -> int:
+    """The size of a file that a manifest lists; ValueError for what isn't an entry."""
+    size, digest = entry["bytes"], entry["blake2b"]
+    if not isinstance(size, int) or size < 0 or not isinstance(digest, str):
+        raise ValueError(f"{entry} isn't the size and hash of a file")
+    return size
 
 
 def _verified(folder: Path, name: str, manifest: dict[str, Any]) -> bytes:
@@ -230,7 +267,7 @@ def _fetched(url: str) -> Path:
 
 def _download(url: str, limit: int) -> bytes:
     try:
-        with urllib.request.urlopen(url, timeout=30) as response:  # noqa: S310
+        with urllib.request.urlopen(url, timeout=30) as response:
             content = response.read(limit + 1)
     except OSError as error:
         raise WeightsError(f"{url}: can't be fetched ({error})") from error

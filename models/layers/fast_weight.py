@@ -177,7 +177,7 @@ class FastWeightMemory(nn.Module):
         norms = initial_norms(FastWeights(self.w0, self.w1, self.w2))
         weights: list[Tensor | None] = []
         elastic: list[ElasticState | None] = []
-        for index, name in enumerate(MATRICES):
+        for index in range(len(MATRICES)):
             weight, toward, norm = state.weights[index], direction[index], norms[index]
             if weight is None:
                 weights.append(None)

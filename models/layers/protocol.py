@@ -12,7 +12,7 @@ from torch import Tensor
 from everview.models.layers.plan import Plan
 
 LayerState = Any
-"""A value made of tensors with the batch axis first: a NamedTuple, or () for a layer without one."""
+"""A value of tensors with the batch axis first: a NamedTuple, or () for a layer without one."""
 
 
 class Layer(Protocol):

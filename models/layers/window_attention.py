@@ -21,7 +21,7 @@ _ROTARY_BASE = 100.0
 def rotary_table(
     grid: tuple[int, int], head_dim: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Cosine and sine [T, head_dim / 2] of a grid of patches: rows on one half, columns on the other."""
+    """Cosine and sine [T, head_dim / 2] of a grid of patches: half for rows, half for columns."""
     rows, columns = grid
     quarter = head_dim // 4
     rates = _ROTARY_BASE ** (-torch.arange(quarter, device=device, dtype=torch.float32) / quarter)
