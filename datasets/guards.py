@@ -151,19 +151,25 @@ def finite_number(value: Any, name: str, where: Path | str) -> float:
 
 
 @contextmanager
+def warnings_as_errors() -> Iterator[None]:
+    """Pillow warns where a file is a bomb or damaged; here it raises. For short calls only."""
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@contextmanager
 def image_file(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """An image whose header was checked and whose pixels are still undecoded.
 
-    Pillow's warnings are errors here (they announce bombs and damaged headers), and whatever
-    Pillow raises while the caller decodes becomes a DataError that names the file.
+    Whatever Pillow raises while the caller decodes becomes a DataError that names the file.
     """
     regular_file(path)
     try:
-        with _WARNINGS_LOCK, warnings.catch_warnings():
-            warnings.simplefilter("error")
+        with warnings_as_errors():
+            # the header alone: getexif and the like would decode before the size was looked at
             image = Image.open(path, formats=IMAGE_FORMATS)
-            width, height = image.size
-            image.getexif()
+        width, height = image.size
     except Image.UnidentifiedImageError:
         raise DataError(f"{path} is not a PNG, JPEG, WebP or TIFF image") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):

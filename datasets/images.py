@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from everview.datasets.errors import DataError
-from everview.datasets.guards import MAX_PIXELS, image_file, load_npy
+from everview.datasets.guards import MAX_PIXELS, image_file, load_npy, warnings_as_errors
 
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
@@ -28,8 +28,11 @@ def read_colour(
     intrinsic matrix refers to the pixels as they are stored).
     """
     with image_file(path, max_pixels) as image:
-        picture = ImageOps.exif_transpose(image) if orient else image
-        return _to_rgb(picture, background)
+        if orient:
+            image.load()
+            with warnings_as_errors():
+                return _to_rgb(ImageOps.exif_transpose(image), background)
+        return _to_rgb(image, background)
 
 
 def _to_rgb(image: Image.Image, background: Colour) -> np.ndarray:

@@ -151,7 +151,7 @@ def _is_covered(lens: Lens, zoom: float) -> bool:
 
     The border decides for the rest, if radii grow all the way out to it (no fold).
     """
-    t = np.linspace(0.0, 1.0, 129)
+    t = np.linspace(0.0, 1.0, 65)
     border_u = np.concatenate([t, t, 0 * t, 0 * t + 1]) * lens.width
     border_v = np.concatenate([0 * t, 0 * t + 1, t, t]) * lens.height
     x = (border_u - lens.cx) / (lens.fx * zoom)
@@ -160,7 +160,7 @@ def _is_covered(lens: Lens, zoom: float) -> bool:
     tolerance = 1e-3
     inside = (u >= -tolerance) & (u <= lens.width + tolerance)
     inside &= (v >= -tolerance) & (v <= lens.height + tolerance)
-    along = np.linspace(0.0, 1.0, 65)[:, None]
+    along = np.linspace(0.0, 1.0, 17)[:, None]
     ray_u, ray_v = lens.project(along * x, along * y)
     radii = np.hypot((ray_u - lens.cx) / lens.fx, (ray_v - lens.cy) / lens.fy)
     return bool(inside.all() and (np.diff(radii, axis=0) > -1e-9).all())

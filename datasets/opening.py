@@ -32,8 +32,8 @@ READERS: tuple[ModuleType, ...] = (
     tum,
     colmap,
     realestate10k,
-    video,
     image_folder,
+    video,
 )
 
 
@@ -68,7 +68,7 @@ def open_capture(
             continue
         if chosen is None:
             chosen = reader, index
-        elif reader is not image_folder:
+        elif reader not in (image_folder, video):
             others.append(reader.FORMAT)
     if chosen is None:
         raise DataError(_unrecognised(path))

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+# Beyond this, float64 leaves no millimetre; such a number is damage, not a place.
+MAX_DISTANCE = 1e9
+
 
 def rigid_pose(matrix: Any) -> np.ndarray:
     """A 4x4 or 3x4 pose as float64 [4, 4] with an exact rotation.
@@ -16,7 +19,7 @@ def rigid_pose(matrix: Any) -> np.ndarray:
     """
     try:
         pose = np.array(matrix, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("its pose is not a matrix of numbers") from None
     if pose.shape == (3, 4):
         pose = np.vstack([pose, [0.0, 0.0, 0.0, 1.0]])
@@ -26,7 +29,10 @@ def rigid_pose(matrix: Any) -> np.ndarray:
         raise ValueError("its pose holds values that are not finite")
     if not np.allclose(pose[3], [0, 0, 0, 1], atol=1e-5):
         raise ValueError(f"the last row of its pose is {pose[3].tolist()}, not 0 0 0 1")
+    _check_distance(pose)
     rotation = pose[:3, :3]
+    if np.abs(rotation).max() > 1.1:
+        raise ValueError("its pose is not rigid (scaled or sheared rotation)")
     error = np.abs(rotation @ rotation.T - np.eye(3)).max()
     if error > 1e-2:
         raise ValueError("its pose is not rigid (singular, scaled or sheared rotation)")
@@ -46,10 +52,17 @@ def pose_from_quaternion(quaternion_xyzw: Any, translation: Any) -> np.ndarray:
     pose[:3, 3] = translation
     if not np.isfinite(quaternion).all() or not np.isfinite(pose).all():
         raise ValueError("its pose holds values that are not finite")
-    if np.linalg.norm(quaternion) < 1e-6:
+    largest = np.abs(quaternion).max()
+    if largest < 1e-6:
         raise ValueError("its quaternion has length 0")
-    pose[:3, :3] = Rotation.from_quat(quaternion).as_matrix()
+    _check_distance(pose)
+    pose[:3, :3] = Rotation.from_quat(quaternion / largest).as_matrix()
     return pose
+
+
+def _check_distance(pose: np.ndarray) -> None:
+    if np.abs(pose[:3, 3]).max() > MAX_DISTANCE:
+        raise ValueError(f"its pose lies more than {MAX_DISTANCE:.0e} units from the origin")
 
 
 def quaternion_xyzw(rotation: np.ndarray) -> np.ndarray:

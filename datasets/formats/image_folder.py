@@ -28,7 +28,9 @@ def find(path: Path) -> Path | None:
 def read(source: str, index: Path, options: ReadOptions) -> ListedCapture:
     """Every image of the folder as a frame without a camera."""
     records, skipped = [], []
-    for name in image_names(index):
+    names = image_names(index)
+    depth = {f"{Path(name).stem}_depth" for name in names}  # maps beside their images
+    for name in (name for name in names if Path(name).stem not in depth):
         try:
             image = path_inside(index, name, allow_external=options.allow_external_paths)
             if not file_exists(image):

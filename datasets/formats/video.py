@@ -30,14 +30,17 @@ VIDEO_SUFFIXES = frozenset({
 })  # fmt: skip
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"
 _MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
-_BAD_SHARE, _BAD_GRACE = 0.2, 8
+_BAD_SHARE, _BAD_GRACE = 0.2, 30
 
 
 def find(path: Path) -> Path | None:
-    """The file itself, if its suffix or its first bytes are a video's."""
-    if not path.is_file():
+    """The file itself, if its suffix or its first bytes are a video's; a folder's only video."""
+    if path.is_file():
+        return path if path.suffix.lower() in VIDEO_SUFFIXES or container_of(path) else None
+    if not path.is_dir():
         return None
-    return path if path.suffix.lower() in VIDEO_SUFFIXES or container_of(path) else None
+    videos = [entry for entry in path.iterdir() if entry.suffix.lower() in VIDEO_SUFFIXES]
+    return videos[0] if len(videos) == 1 and videos[0].is_file() else None
 
 
 def container_of(path: Path) -> str | None:
@@ -138,6 +141,7 @@ class VideoCapture(Capture):
                     continue
                 index, self._next, self._last_pts = self._next, self._next + 1, frame.pts
                 yield Frame(index, f"{index:06d}", image, time_s=time_s)
+        self._check_share()
         if self._next == 0:
             raise DataError(no_usable_frame(self.info.source, self.skipped))
 
@@ -247,11 +251,16 @@ class VideoCapture(Capture):
 
     def _skip(self, name: str, reason: str) -> None:
         self.skipped.append(Skip(name, reason))
+        if len(self.skipped) > _BAD_GRACE:
+            self._check_share()
+
+    def _check_share(self) -> None:
         bad = len(self.skipped)
-        if bad > _BAD_GRACE and bad > _BAD_SHARE * self._packets:
+        if bad > 1 and bad > _BAD_SHARE * self._packets:
+            last = self.skipped[-1]
             raise DataError(
                 f"{self.path} is damaged: {bad} of {self._packets} packets can't be used; the "
-                f"last: {name}, {reason}"
+                f"last: {last.name}, {last.reason}"
             )
 
 
