@@ -64,7 +64,8 @@ def world_name(world: World) -> str:
 def measure(model, held_out: HeldOut) -> dict[str, float]:
     """Mean PSNR in dB by `world/schedule/picture`, and means over worlds by `schedule/picture`.
 
-    `picture` is rgb, or memory_rgb for the memory without its frame bank. Runs uncompiled: its shapes occur nowhere else.
+    `picture` is rgb, or memory_rgb for the memory without its frame bank. Runs uncompiled: its
+    shapes occur nowhere else.
     """
     device = next(model.parameters()).device.type
     values: dict[str, Tensor] = {}

@@ -39,7 +39,8 @@ def episode_loss(
     the mean squared errors with and without the frame bank.
     """
     targets, truth = outputs.targets, episode.targets.images
-    assert targets.rgb is not None and truth is not None
+    assert targets.rgb is not None
+    assert truth is not None
     error = targets.rgb.float() - truth
     parts = {"picture": error.square().mean()}
     if weights.direct and targets.direct_rgb is not None:

@@ -1,0 +1,41 @@
+"""The smallest real scenes: a plane with waves of colour, seen by cameras that move along it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from everview.datasets.cameras import Cameras
+from everview.pipeline.training.config import World
+from everview.pipeline.training.scene_pool import SceneViews
+
+
+def render_planes(
+    world: World, seeds: np.ndarray, views: int, size: int, device: torch.device
+) -> SceneViews:
+    """Scenes z = 2 with waves of colour, a camera a view between x = -0.5 and 0.5."""
+    random = [np.random.default_rng([int(seed), len(world.name)]) for seed in seeds]
+    draws = torch.tensor(np.stack([r.random(12) for r in random]), dtype=torch.float32)
+    scenes = len(seeds)
+    poses = torch.eye(4).repeat(scenes, views, 1, 1)
+    poses[..., 0, 3] = torch.linspace(-0.5, 0.5, views)
+    poses[..., 1, 3] = draws[:, None, 9] - 0.5
+    intrinsics = torch.tensor([size, size, size / 2, size / 2], dtype=torch.float32)
+    intrinsics = intrinsics.expand(scenes, views, 4).contiguous()
+    origins, directions = Cameras(size, size, intrinsics, poses).rays()
+    points = origins[:, :, None, None] + directions * (2.0 / directions[..., 2:])
+    frequency = 2 + 6 * draws[:, None, None, None, 0:3]
+    phase = 6.28 * draws[:, None, None, None, 3:6]
+    mix = draws[:, None, None, None, 6:9]
+    time = torch.linspace(0, 2, views).expand(scenes, views)
+    shift = time[..., None, None, None] if world.dynamic else 0.0
+    waves = mix * points[..., 0:1] + (1 - mix) * points[..., 1:2]
+    colours = 0.5 + 0.5 * torch.sin(frequency * waves + phase + shift)
+    return SceneViews(
+        images=(colours.movedim(-1, 2) * 255).round().to(torch.uint8).to(device),
+        depth=torch.full((scenes, views, size, size), 2.0, dtype=torch.float16, device=device),
+        intrinsics=intrinsics.to(device),
+        c2w_cv=poses.to(device),
+        time_s=(time if world.dynamic else torch.full_like(time, torch.nan)).to(device),
+        moving=torch.full((scenes,), world.dynamic, device=device),
+    )
