@@ -168,26 +168,36 @@ class MeshRenderer:
 
     def render(self, camera: Camera, light: MeshLight) -> tuple[np.ndarray, np.ndarray]:
         """uint8 [H, W, 3] on white, and float32 z-depth [H, W], 0 where nothing is."""
-        total = np.zeros((camera.height * camera.width, 3), np.float32)
-        for u, v in ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25)):
-            colour, _ = self._sample(camera, np.array([u, v]), light)
-            total += colour
-        _, depth = self._sample(camera, np.zeros(2), None)
+        image = np.full((camera.height, camera.width, 3), 255, np.uint8)
+        depth = np.zeros((camera.height, camera.width), np.float32)
+        window = self._window(camera)
+        pixels = camera.pixel_centres()[window]
+        flat = pixels.reshape(-1, 2)
+        shifts = ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25))
+        total = sum(self._sample(camera, flat + shift, light)[0] for shift in shifts)
         picture = np.clip(total / 4.0, 0.0, 1.0) ** np.float32(1.0 / 2.2)
-        shape = (camera.height, camera.width)
-        image = np.round(picture * 255.0).astype(np.uint8).reshape(*shape, 3)
-        return image, depth.reshape(shape).astype(np.float32)
+        image[window] = np.round(picture * 255.0).astype(np.uint8).reshape(*pixels.shape[:2], 3)
+        depth[window] = self._sample(camera, flat, None)[1].reshape(pixels.shape[:2])
+        return image, depth
+
+    def _window(self, camera: Camera) -> tuple[slice, slice]:
+        """Rows and columns that can see the mesh: all, if a vertex is behind the camera."""
+        seen, depth = camera.project(self.mesh.vertices)
+        if depth.min() <= 1e-6:
+            return slice(0, camera.height), slice(0, camera.width)
+        low = np.clip(np.floor(seen.min(0)).astype(int) - 1, 0, None)
+        high = np.clip(np.ceil(seen.max(0)).astype(int) + 1, 0, None)
+        return slice(low[1], high[1]), slice(low[0], high[0])
 
     def _sample(
-        self, camera: Camera, shift: np.ndarray, light: MeshLight | None
+        self, camera: Camera, pixels: np.ndarray, light: MeshLight | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Linear colour [P, 3] and z-depth [P] at every pixel's centre moved by `shift` pixels."""
-        pixels = (camera.pixel_centres() + shift).reshape(-1, 2)
+        """Linear colour [P, 3] (without a light: none) and z-depth [P] at `pixels` [P, 2]."""
         through = camera.unproject(pixels, np.ones(len(pixels))) - camera.centre
         origins = np.broadcast_to(camera.centre, through.shape)
-        face = self._caster.intersects_first(origins, through)
         colour = np.ones((len(pixels), 3), np.float32)
         depth = np.zeros(len(pixels))
+        face = self._caster.intersects_first(origins, through)
         hit = face >= 0
         corners = self.mesh.faces[face[hit]]
         t, weights = _meet(self.mesh.vertices[corners], camera.centre, through[hit])
