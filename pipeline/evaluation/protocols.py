@@ -5,13 +5,10 @@ They are fixed so that numbers of different runs, machines and projects can be c
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
-
-import numpy as np
-
-from everview.pipeline.training.scene_pool import HELD_OUT_SEEDS
 
 HELD_OUT_EVERY = 8
 CHUNK_FRAMES = 8
@@ -59,7 +56,8 @@ def spread_inputs(num_frames: int, num_inputs: int) -> Split:
             f"--inputs {num_inputs} of {num_frames} frames leaves none to judge; "
             f"choose 1 to {num_frames - 1}"
         )
-    inputs = np.round(np.linspace(0, num_frames - 1, num_inputs)).astype(int).tolist()
+    step = (num_frames - 1) / max(num_inputs - 1, 1)
+    inputs = [round(i * step) for i in range(num_inputs)]
     chosen = set(inputs)
     return Split((tuple(inputs),), tuple(i for i in range(num_frames) if i not in chosen))
 
@@ -73,7 +71,10 @@ def in_equal_chunks(indices: Sequence[int], count: int) -> tuple[tuple[int, ...]
     """`count` runs of indices whose lengths differ by at most one."""
     if not 1 <= count <= len(indices):
         raise ValueError(f"{len(indices)} frames don't make {count} chunks")
-    return tuple(tuple(part.tolist()) for part in np.array_split(np.asarray(indices), count))
+    length, longer = divmod(len(indices), count)
+    sizes = [length + (number < longer) for number in range(count)]
+    ends = itertools.accumulate(sizes)
+    return tuple(tuple(indices[end - size : end]) for end, size in zip(ends, sizes, strict=True))
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ class Protocol:
     chunk_counts: tuple[int, ...] = (1, 4, 8)
 
 
+# Training never draws a seed from here on (`HELD_OUT_SEEDS` of its scene pool).
+HELD_OUT_SEEDS = 10**9
 _KINDS = (("tabletop", False), ("room", False), ("orbit", False), ("tabletop", True))
 
 

@@ -135,7 +135,8 @@ def evaluate(
         failed: dict[str, str] = {}
         for number, job in enumerate(jobs):
             progress.step("scenes", number, len(jobs))
-            _judge_scene(judge, run, job, failed, is_only=len(jobs) == 1)
+            with run.timed("judge"):
+                _judge_scene(judge, run, job, failed, is_only=len(jobs) == 1)
         progress.step("scenes", len(jobs), len(jobs))
         result = _conclude(config, run, jobs, failed, lpips_note)
         with run.timed("report"):

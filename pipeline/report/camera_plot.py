@@ -12,7 +12,8 @@ from everview.pipeline.rendering.survey import up_direction
 from everview.pipeline.report.charts import number, round_ticks
 from everview.pipeline.report.contents import PlacedCamera
 
-SIZE = 420
+_WIDTH = 420
+_TALLEST, _SHORTEST = 460, 150
 _MARGIN = 34
 _MAX_FRUSTA = 160
 # How far a frustum reaches, as a share of the cameras' spread.
@@ -38,7 +39,8 @@ class CameraPanel:
     frusta: tuple[Frustum, ...]
     bar: float
     bar_text: str
-    size: int = SIZE
+    width: int
+    height: int
 
 
 def camera_panels(cameras: Sequence[PlacedCamera], unit: str) -> tuple[CameraPanel, ...]:
@@ -62,17 +64,19 @@ def camera_panels(cameras: Sequence[PlacedCamera], unit: str) -> tuple[CameraPan
     everything = np.concatenate([centres, *corners.values()])
     middle = (everything.min(0) + everything.max(0)) / 2
     panels = (("from above", across, -away), ("from the side", across, -up))
-    extent = max(
-        float(np.abs((everything - middle) @ axis).max()) for _, *axes in panels for axis in axes
-    )
-    scale = (SIZE / 2 - _MARGIN) / max(extent, 1e-12)
-    bar_units = round_ticks(0.0, SIZE / 3 / scale, 2)[1]
+    half_width = _extent(everything - middle, across)
+    half_height = max(_extent(everything - middle, down) for _, _, down in panels)
+    scale = min(
+        (_WIDTH / 2 - _MARGIN) / half_width, (_TALLEST / 2 - _MARGIN) / half_height
+    )  # fmt: skip
+    height = round(max(_SHORTEST, 2 * (half_height * scale + _MARGIN)))
+    bar_units = round_ticks(0.0, _WIDTH / 3 / scale, 2)[1]
     drawn = []
     for title, right, down in panels:
         axes = np.stack([right, down])
 
         def flat(points: np.ndarray, axes: np.ndarray = axes) -> np.ndarray:
-            return (points - middle) @ axes.T * scale + SIZE / 2
+            return (points - middle) @ axes.T * scale + (_WIDTH / 2, height / 2)
 
         frusta = tuple(
             Frustum(
@@ -85,9 +89,13 @@ def camera_panels(cameras: Sequence[PlacedCamera], unit: str) -> tuple[CameraPan
         )
         drawn.append(
             CameraPanel(title, _polyline(flat(centres)), frusta, round(bar_units * scale, 1),
-                        f"{number(bar_units)} {unit}")
+                        f"{number(bar_units)} {unit}", _WIDTH, height)
         )  # fmt: skip
     return tuple(drawn)
+
+
+def _extent(points: np.ndarray, axis: np.ndarray) -> float:
+    return max(float(np.abs(points @ axis).max()), 1e-12)
 
 
 def _horizontal_axes(

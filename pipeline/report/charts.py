@@ -5,9 +5,10 @@ The template writes the elements, so that every label goes through its escaping.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,12 +115,21 @@ def line_chart(
         note=note,
         x_label=x_label,
         lines=tuple(lines),
-        x_ticks=tuple(
-            Tick(place_x(t), number(t)) for t in round_ticks(left, right, 6) if left <= t <= right
+        x_ticks=_labelled(
+            [t for t in round_ticks(left, right, 6) if left <= t <= right], place_x, ""
         ),
-        y_ticks=tuple(Tick(place_y(t), shown(t)) for t in y_ticks),
+        y_ticks=tuple(Tick(place_y(t), shown(t)) for t in y_ticks)
+        if log
+        else _labelled(y_ticks, place_y, unit),
         points=json.dumps(points),
     )
+
+
+def _labelled(values: list[float], place: Callable[[float], float], unit: str) -> tuple[Tick, ...]:
+    """Ticks with as many decimals as their distance needs."""
+    step = min((b - a for a, b in itertools.pairwise(values)), default=1.0)
+    decimals = next((d for d in range(9) if abs(step - round(step, d)) < 1e-3 * step), 9)
+    return tuple(Tick(place(v), f"{v:,.{decimals}f} {unit}".rstrip()) for v in values)
 
 
 def _clean(series: Series, log: bool) -> tuple[str, np.ndarray, np.ndarray]:
@@ -161,13 +171,13 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A number for people: three or four significant digits, no exponent where it can be helped."""
+    """A number for people: three significant digits, no exponent where it can be helped."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "-"
     if abs(value) >= 10_000:
         return f"{value:,.0f}"
     if abs(value) < 1e-3:
         return f"{value:.2g}"
-    digits = max(0, 3 - math.floor(math.log10(abs(value))))
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
     text = f"{value:.{min(digits, 4)}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
