@@ -52,7 +52,7 @@ system:
 	fi
 
 demo: setup  ## stream a procedural capture, render new views, leave a report (two minutes, offline)
-	@.venv/bin/everview demo --out runs/demo
+	@.venv/bin/everview demo --out runs/demo --fresh
 
 test: setup  ## run the test suite; ends with what it skipped and why
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)

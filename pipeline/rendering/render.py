@@ -12,6 +12,7 @@ import numpy as np
 from everview.datasets.writers.posed_image import PosedImage
 from everview.datasets.writers.transforms_json import write_transforms_json
 from everview.models.state import state_bytes
+from everview.pipeline.rendering.config import RenderConfig
 from everview.pipeline.rendering.path_choice import choose_path
 from everview.pipeline.rendering.path_export import PathExport, export_path
 from everview.pipeline.rendering.paths import CameraPath
@@ -20,38 +21,6 @@ from everview.pipeline.report import write_report
 from everview.pipeline.runs import RunDirectory, describe_device, peak_rss_mib
 from everview.pipeline.streaming.progress import Progress, Silent
 from everview.pipeline.streaming.scenes import StreamedScene, open_scene
-
-
-@dataclass(frozen=True)
-class RenderConfig:
-    """What `everview render` can be told. Raises ValueError with the value and the limit."""
-
-    run: str
-    """a run directory of `everview stream`"""
-    path: str = "auto"
-    """orbit, spiral, interpolate, auto, or a file of cameras (transforms.json or TUM)"""
-    frames: int = 96
-    """pictures along the path (a file has its own number)"""
-    size: int | None = None
-    """short side in pixels, default the size that was streamed"""
-    time: float | None = None
-    """the moment that is looked at, seconds on the capture's clock; default: the path's own"""
-    rate: float = 24.0
-    """frames per second of the video"""
-    stills: int = 12
-    """pictures also written as PNG, with their depth"""
-    weights: str | None = None
-    """where the weights are now, if not where the stream found them"""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N"""
-
-    def __post_init__(self) -> None:
-        if self.frames < 1:
-            raise ValueError(f"frames {self.frames}: at least 1")
-        if self.size is not None and not 16 <= self.size <= 2048:
-            raise ValueError(f"size {self.size}: 16 to 2048 pixels")
-        if not 0 < self.rate <= 240:
-            raise ValueError(f"rate {self.rate}: more than 0 and at most 240 frames per second")
 
 
 @dataclass(frozen=True)

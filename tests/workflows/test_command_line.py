@@ -17,7 +17,7 @@ import pytest
 from everview.workflows.cli.main import main
 from everview.workflows.cli.verbs import VERBS
 
-HEAVY = ("torch", "ray", "numpy", "scipy", "PIL", "av", "open3d", "deepspeed", "pyarrow")
+HEAVY = ("torch", "ray", "scipy", "PIL", "av", "open3d", "deepspeed", "pyarrow")
 PROGRAM = [sys.executable, "-c", "from everview.workflows.cli.main import main; main()"]
 names = pytest.mark.parametrize("name", [verb.name for verb in VERBS])
 

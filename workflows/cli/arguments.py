@@ -13,7 +13,7 @@ import tyro
 from everview.workflows.cli.config_file import read_config, words_from_config, words_without_config
 
 CaptureArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CAPTURE")]
-RunArgument = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+RunArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Switch = tyro.conf.FlagCreatePairsOff[bool]  # off unless said: no --no-... beside it
 
 

@@ -28,7 +28,7 @@ class Arguments(CommonFlags):
 
 def run(arguments: Arguments) -> Outcome:
     from everview.datasets.opening import open_capture
-    from everview.pipeline.runs import RunDirectory, write_json
+    from everview.pipeline.runs import RunDirectory, write_json, write_text
     from everview.workflows.inspection import contact_sheet, frustum_plot, inspect_frames
 
     capture = open_capture(
@@ -44,7 +44,8 @@ def run(arguments: Arguments) -> Outcome:
         write_json(run.path / "inspection.json", found.facts)
         contact_sheet(found.thumbnails).save(run.path / "contact_sheet.png")
         if found.cameras:
-            frustum_plot(found.cameras).save(run.path / "cameras.png")
+            unit = "m" if found.info.scale == "metric" else "units"
+            write_text(run.path / "cameras.svg", frustum_plot(found.cameras, unit))
     return Outcome(found.facts, _page(found.facts), run=run.path)
 
 
