@@ -221,17 +221,19 @@ class Cameras:
 
     def rays(self) -> tuple[Tensor, Tensor]:
         """Origins [..., 3] and unit directions [..., H, W, 3] through the pixel centres, in the world."""
+        turned = torch.einsum("...ij,...jhw->...hwi", self.c2w_cv[..., :3, :3], self.sight_lines())
+        return self.centres, turned
+
+    def sight_lines(self) -> Tensor:
+        """Unit directions [..., 3, H, W] through the pixel centres, in the camera's own axes."""
         options = {"dtype": self.c2w_cv.dtype, "device": self.c2w_cv.device}
         u = torch.arange(self.width, **options) + 0.5
         v = torch.arange(self.height, **options) + 0.5
         fx, fy, cx, cy = self.intrinsics[..., None, None].unbind(-3)
         x = (u - cx) / fx
         y = (v[:, None] - cy) / fy
-        x, y = torch.broadcast_tensors(x, y)
-        seen = torch.stack([x, y, torch.ones_like(x)], -1)
-        seen = seen / seen.norm(dim=-1, keepdim=True)
-        directions = torch.einsum("...ij,...hwj->...hwi", self.c2w_cv[..., :3, :3], seen)
-        return self.centres, directions
+        shorten = (x.square() + y.square() + 1).rsqrt()
+        return torch.stack([x * shorten, y * shorten, shorten], -3)
 
 
 def concatenate(parts: Sequence[Cameras], dim: int = -1) -> Cameras:

@@ -17,10 +17,14 @@ _SHORTEST_PERIOD_S, _LONGEST_PERIOD_S = 0.1, 3 * 3600.0
 def pluecker(cameras: Cameras) -> Tensor:
     """Origin, unit direction and moment o x d of every pixel's ray: [B, V, 9, H, W], float32."""
     with torch.autocast(cameras.c2w_cv.device.type, enabled=False):
-        origins, directions = cameras.rays()
-        origins = origins[..., None, None, :].expand_as(directions)
-        moments = torch.linalg.cross(origins, directions)
-        return torch.cat([origins, directions, moments], -1).movedim(-1, -3)
+        seen = cameras.sight_lines()
+        origins = cameras.centres[..., None]
+        turn = cameras.c2w_cv[..., :3, :3]
+        # o x (R s) = (o x R) s: one product gives directions and moments
+        both = torch.cat([turn, torch.linalg.cross(origins.expand_as(turn), turn, dim=-2)], -2)
+        turned = (both @ seen.flatten(-2)).unflatten(-1, seen.shape[-2:])
+        origins = origins[..., None].expand(*turned.shape[:-3], 3, *seen.shape[-2:])
+        return torch.cat([origins, turned], -3)
 
 
 def patchify(maps: Tensor, patch: int) -> Tensor:

@@ -56,10 +56,10 @@ def _product(x_NLI: Tensor, weight: Tensor) -> Tensor:
     """x @ weight [N | H | 1, I, O]; a shared weight is one large product, not N small ones."""
     n, length, width = x_NLI.shape
     shared = weight.shape[0]
-    if shared == n:
-        return torch.bmm(x_NLI, weight.to(x_NLI.dtype))
     if shared == 1:
         return x_NLI @ weight[0].to(x_NLI.dtype)
+    if shared == n:
+        return torch.bmm(x_NLI, weight.to(x_NLI.dtype))
     heads = x_NLI.view(n // shared, shared, length, width) @ weight.to(x_NLI.dtype)
     return heads.reshape(n, length, -1)
 
@@ -81,7 +81,8 @@ def fast_weight_gradient(
     rate0, rate1, rate2 = rates.to(key.dtype).split(1, dim=-1)
     gate, up = _product(key, weights.w0), _product(key, weights.w2)
     gated = functional.silu(gate)
-    delta1 = _sum_outer(gated * up * rate1, value) if "w1" in writes else None
+    # rates go to the narrow side of each outer product
+    delta1 = _sum_outer(gated * up, value * rate1) if "w1" in writes else None
     if "w0" not in writes and "w2" not in writes:
         return FastWeights(None, delta1, None)
     back = _product(value, weights.w1.mT)

@@ -29,6 +29,7 @@ from everview.kernels.fast_weight import (
     fast_weight_gradient,
     initial_norms,
 )
+from everview.kernels.rms_norm import rms_normalise
 from everview.models.config import ModelConfig
 from everview.models.elastic import ElasticState
 from everview.models.layers.plan import Plan
@@ -113,13 +114,12 @@ class FastWeightMemory(nn.Module):
         alone."""
         dim = x_BLC.shape[-1]
         if reads and writes:
-            queries, keys, values = self.qkv(x_BLC).split(dim, dim=-1)
+            queries, keys_values = self.qkv(x_BLC).split([dim, 2 * dim], dim=-1)
         elif writes:
-            queries = None
-            keys, values = functional.linear(x_BLC, self.qkv.weight[dim:]).split(dim, dim=-1)
+            queries, keys_values = None, functional.linear(x_BLC, self.qkv.weight[dim:])
         else:
             return Packet(self._heads(functional.linear(x_BLC, self.qkv.weight[:dim])), None, None)
-        packed = torch.cat([self._heads(keys), self._heads(values)], dim=-1)
+        packed = self._paired_heads(keys_values)
         gates = None
         if self.momentum is not None:
             gates = self._heads(torch.sigmoid(self.momentum(x_BLC).float())).squeeze(-1)
@@ -174,7 +174,8 @@ class FastWeightMemory(nn.Module):
             state.weights.w1.dtype if state.weights.w1 is not None else torch.float32
         )
         batch = step_B.shape[0]
-        norms = initial_norms(FastWeights(self.w0, self.w1, self.w2))
+        learned = (getattr(self, name) if name in self.writes else None for name in MATRICES)
+        norms = initial_norms(FastWeights(*learned))
         weights: list[Tensor | None] = []
         elastic: list[ElasticState | None] = []
         for index in range(len(MATRICES)):
@@ -292,6 +293,13 @@ class FastWeightMemory(nn.Module):
             return x_BLC
         return x_BLC.unflatten(-1, (self.heads, -1)).transpose(1, 2).flatten(0, 1)
 
+    def _paired_heads(self, x_BLC: Tensor) -> Tensor:
+        """[B, L, 2 * H * D], keys then values, to [N, L, 2 * D]."""
+        if self.heads == 1:
+            return x_BLC
+        split = x_BLC.unflatten(-1, (2, self.heads, -1)).permute(0, 3, 1, 2, 4)
+        return split.flatten(3, 4).flatten(0, 1)
+
     def _rates(self, x_BLC: Tensor) -> Tensor:
         """softplus(Linear(x) + softplus^-1(base)), in float32 or wider, [N, L, 3]."""
         with torch.autocast(x_BLC.device.type, enabled=False):
@@ -301,7 +309,8 @@ class FastWeightMemory(nn.Module):
 
     def _residual(self, x_BVTC: Tensor, read_NLD: Tensor) -> Tensor:
         """x + W_out norm(read), heads joined."""
-        normed = self.read_norm(read_NLD).to(read_NLD.dtype)
+        normed = rms_normalise(read_NLD, self.read_norm.weight, self.read_norm.eps)
+        normed = normed.to(read_NLD.dtype)
         if self.heads > 1:
             normed = normed.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(-2)
         return x_BVTC + self.out(normed).view(x_BVTC.shape)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from everview.kernels.rms_norm import rms_normalise
 from everview.models.config import ModelConfig
 from everview.models.layers.joint import run_jointly
 from everview.models.layers.plan import Plan
@@ -32,9 +33,10 @@ def rotary_table(
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotate channel pairs (i, i + half) of x [..., T, head_dim]."""
+    """Rotate channel pairs (i, i + half) of x [B, T, ..., head_dim] by the table's [T, half]."""
     first, second = x.chunk(2, dim=-1)
-    cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
+    shape = (len(cosine), *(1,) * (x.ndim - 3), -1)
+    cosine, sine = cosine.to(x.dtype).view(shape), sine.to(x.dtype).view(shape)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
 
 
@@ -59,11 +61,14 @@ class WindowAttention(nn.Module):
         """Tokens in, tokens out; grid: rows and columns of tokens in a view."""
         b, v, t, c = x_BVTC.shape
         qkv = self.qkv(self.norm(x_BVTC)).view(b * v, t, 3, self.heads, self.head_dim)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        value = qkv[:, :, 2]
+        gains = torch.stack([self.query_norm.weight, self.key_norm.weight])[:, None]
+        normed = rms_normalise(qkv[:, :, :2], gains, self.query_norm.eps)
         cosine, sine = rotary_table(grid, self.head_dim, x_BVTC.device)
-        query = rotate(self.query_norm(query).to(value.dtype), cosine, sine)
-        key = rotate(self.key_norm(key).to(value.dtype), cosine, sine)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
+        query, key = rotate(normed, cosine, sine).to(value.dtype).unbind(2)
+        mixed = functional.scaled_dot_product_attention(
+            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        )
         return x_BVTC + self.out(mixed.transpose(1, 2).reshape(b, v, t, c))
 
     def run(
