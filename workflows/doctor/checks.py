@@ -140,6 +140,33 @@ def check_browser() -> Finding:
                    "apt-get install chromium")  # fmt: skip
 
 
+def check_weights() -> Finding:
+    """Load the default weights through their manifest, as every verb does."""
+    from everview.models.weight_files import WeightsError, load_model
+    from everview.models.weights import DEFAULT_WEIGHTS
+
+    try:
+        model = load_model(DEFAULT_WEIGHTS)
+    except WeightsError as error:
+        return Finding(
+            "weights", "absent", str(error), "give --weights to the verbs, or train some"
+        )
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return Finding("weights", "ok", f"{DEFAULT_WEIGHTS}: {count / 1e6:.1f} M parameters, verified")
+
+
+def check_lpips() -> Finding:
+    from everview.pipeline.evaluation.lpips_alex import BackboneMissingError, find_backbone
+
+    try:
+        return Finding(
+            "lpips", "ok", f"AlexNet features from {find_backbone(download=False).source}"
+        )
+    except BackboneMissingError:
+        return Finding("lpips", "absent", "no AlexNet features on this machine: LPIPS is downloaded "
+                       "at the first evaluation, or left out", "set EVERVIEW_LPIPS")  # fmt: skip
+
+
 def check_disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free / _GIB
     detail = f"{free:.1f} GiB free in {Path.cwd()}"
@@ -176,6 +203,8 @@ CHECKS: dict[str, tuple[Callable[[], Finding], bool]] = {
     "open3d": (check_geometry, False),
     "pycolmap": (check_poses, False),
     "browser": (check_browser, False),
+    "weights": (check_weights, False),
+    "lpips": (check_lpips, False),
     "disk": (check_disk, True),
     "memory": (check_memory, True),
     "data": (check_data, False),
