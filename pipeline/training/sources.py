@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from everview.datasets.procedural import draw_cameras, draw_scenes, render_views
+from everview.datasets.shards import open_shards
+from everview.pipeline.errors import UsageError
 from everview.pipeline.training.config import DataConfig, World
 from everview.pipeline.training.scene_pool import SceneViews
 
@@ -40,7 +43,43 @@ def render_scenes(
 
 
 def scanned_scenes(data: DataConfig, seed: int, device: torch.device) -> SceneViews | None:
-    """Views of scanned objects from `data.scans`, on `device`; None when there is no folder."""
+    """Views of scanned objects from the shards in `data.scans`, on `device`; None without a folder.
+
+    Each object's views are cut into disjoint scenes of `data.views`; of these, `data.scan_scenes`
+    at most are kept, chosen by `seed`. Raises UsageError when size or number of views don't fit.
+    """
     if data.scans is None:
         return None
-    raise NotImplementedError
+    shards = open_shards(data.scans)
+    manifest = shards.manifest
+    if (manifest.width, manifest.height) != (data.size, data.size):
+        raise UsageError(
+            f"{data.scans} holds views of {manifest.width}x{manifest.height} pixels, but the "
+            f"recipe trains at {data.size}; render the shards again at that size"
+        )
+    parts = manifest.views_per_scene // data.views
+    if parts == 0:
+        raise UsageError(
+            f"{data.scans} holds {manifest.views_per_scene} views a scene, but the recipe wants "
+            f"{data.views}; render more or lower --data.views"
+        )
+    loaded = shards.load()
+    count = len(shards) * parts
+    random = np.random.default_rng([seed, count])
+    chosen = torch.from_numpy(random.permutation(count)[: data.scan_scenes])
+
+    def cut(values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """[S, V, ...] to the chosen scenes [S', M, ...] on the device."""
+        used = values[:, : parts * data.views]
+        scenes = used.reshape(count, data.views, *used.shape[2:])[chosen]
+        return scenes.to(device, dtype or scenes.dtype)
+
+    time_s = cut(loaded.time_s, torch.float32)
+    return SceneViews(
+        images=cut(loaded.images.movedim(-1, 2)),
+        depth=cut(loaded.depth, torch.float16),
+        intrinsics=cut(loaded.cameras.intrinsics, torch.float32),
+        c2w_cv=cut(loaded.cameras.c2w_cv, torch.float32),
+        time_s=time_s,
+        moving=torch.zeros(len(time_s), dtype=torch.bool, device=device),
+    )

@@ -1,0 +1,195 @@
+"""Episodes are a function of seed and step, and geometry survives every augmentation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from everview.models.gauge import fit_gauge
+from everview.pipeline.training.augmentation import Chance, mirror, rotation_from_vector
+from everview.pipeline.training.config import Augmentation, DataConfig, EpisodeShape, World
+from everview.pipeline.training.feeding import Feeder, choose_views, draw_times
+from everview.pipeline.training.scene_pool import HELD_OUT_SEEDS, ScenePool, SceneViews
+from tests.pipeline.training.flat_scenes import render_planes
+
+CPU = torch.device("cpu")
+DATA = DataConfig(
+    worlds=(World("room", share=0.75), World("orbit", dynamic=True, share=0.25)),
+    size=16,
+    views=12,
+    pool_scenes=8,
+    refresh_scenes=2,
+    reuse=4,
+    shapes=(EpisodeShape(4, 4, 3, (1, 2, 4)), EpisodeShape(2, 8, 2, (2,), share=0.5, start=0.5)),
+)
+STILL = Augmentation(
+    flip_share=0, yaw_share=0, tilt_deg=0, scale_range=1, offset=0, exposure_share=0,
+    pose_noise_share=0,
+)  # fmt: skip
+
+
+def feeder(data: DataConfig = DATA, seed: int = 3) -> Feeder:
+    return Feeder(ScenePool(data, seed, CPU, render_planes), seed)
+
+
+def chance(seed: int = 0) -> Chance:
+    return Chance(torch.Generator().manual_seed(seed))
+
+
+def same(one: SceneViews, other: SceneViews) -> bool:
+    return torch.equal(one.images, other.images) and torch.equal(one.c2w_cv, other.c2w_cv)
+
+
+def test_a_pool_is_a_function_of_seed_and_step():
+    """Walked to step by step, or entered at once as a resumed run does."""
+    walked = ScenePool(DATA, 3, CPU, render_planes)
+    for step in range(60):
+        walked.advance(step)
+    entered = ScenePool(DATA, 3, CPU, render_planes)
+    entered.advance(59)
+    assert same(walked.storage, entered.storage)
+    other = ScenePool(DATA, 4, CPU, render_planes)
+    other.advance(59)
+    assert not same(walked.storage, other.storage)
+
+
+def test_scenes_are_replaced_before_they_are_seen_too_often():
+    rendered: list[int] = []
+
+    def counted(world, seeds, *rest):
+        rendered.extend(seeds)
+        return render_planes(world, seeds, *rest)
+
+    pool = ScenePool(DATA, 0, CPU, counted)
+    steps = 400
+    for step in range(steps):
+        pool.advance(step)
+    assert len(set(rendered)) == len(rendered)
+    assert max(rendered) < HELD_OUT_SEEDS
+    drawn = steps * max(shape.scenes for shape in DATA.shapes)
+    assert drawn / len(rendered) == pytest.approx(DATA.reuse, rel=0.1)
+
+
+def test_worlds_meet_their_shares():
+    pool = ScenePool(DATA, 0, CPU, render_planes)
+    names = [pool.world_of(block).name for block in range(400)]
+    assert names.count("room") == pytest.approx(300, abs=4)
+
+
+def test_an_episode_is_a_function_of_seed_and_step():
+    one, other = feeder(), feeder()
+    one.episode(0, 0.0)
+    for step in (17, 5):
+        (first, schedule), (second, again) = one.episode(step, 0.3), other.episode(step, 0.3)
+        assert schedule is again
+        assert torch.equal(first.inputs.images, second.inputs.images)
+        assert torch.equal(first.gauge.rotation, second.gauge.rotation)
+        assert torch.equal(first.bank_mask, second.bank_mask)
+        assert first.chunk_views == second.chunk_views
+    assert not torch.equal(
+        one.episode(1, 0.3)[0].inputs.images, feeder(seed=9).episode(1, 0.3)[0].inputs.images
+    )
+
+
+def test_shapes_come_from_the_fixed_set_and_long_ones_from_the_middle():
+    early = {feeder().episode(step, 0.2)[0].chunk_views for step in range(20)}
+    assert early == {(4,), (2, 2), (1, 1, 1, 1)}
+    late = {feeder().episode(step, 0.6)[0].chunk_views for step in range(30)}
+    assert late == early | {(4, 4)}
+
+
+@pytest.mark.parametrize("sparse", [0.0, 1.0], ids=["a stretch", "anywhere"])
+def test_views_are_distinct_and_inputs_in_order(sparse):
+    shape = EpisodeShape(64, 4, 3, (1,))
+    views = choose_views(chance(), shape, 12, sparse)
+    assert all(len(set(row.tolist())) == 7 for row in views)
+    assert torch.equal(views[:, :4], views[:, :4].sort(1).values)
+    span = (views.amax(1) - views.amin(1)).float().mean()
+    assert span > 9 if sparse else span < 9
+
+
+def test_a_stretch_has_targets_on_both_sides_of_inputs():
+    views = choose_views(chance(), EpisodeShape(256, 4, 4, (1,)), 12, 0.0).float()
+    inputs, targets = views[:, :4].mean(1), views[:, 4:].mean(1)
+    assert (inputs > targets).float().mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_true_depth_and_colour_stay_true_under_mirror_and_gauge():
+    """Every pixel of the plane z = 2 lies on one plane of the model's frame, mirrored or not."""
+    data = replace(DATA, augmentation=replace(STILL, flip_share=0.5, yaw_share=1, scale_range=2))
+    episode, _ = feeder(data).episode(0, 0.0)
+    for views in (episode.inputs, episode.targets):
+        origins, directions = views.cameras.rays()
+        axis = views.cameras.forwards[..., None, None, :]
+        along = (directions * axis).sum(-1)
+        points = origins[:, :, None, None] + directions * (views.depth / along)[..., None]
+        torch.testing.assert_close(points[..., 2], torch.full_like(points[..., 2], 2.0))
+        model = episode.gauge.cameras_to_model(views.cameras)
+        ratio = episode.gauge.depth_to_model(views.depth)[:, 0, 0, 0] / 2
+        torch.testing.assert_close(ratio, episode.gauge.scale.float())
+        assert torch.linalg.det(model.c2w_cv[..., :3, :3]).min() > 0.999
+
+
+def test_mirror_twice_is_nothing_and_moves_the_principal_point():
+    scenes = render_planes(World("room"), np.arange(3), 4, 16, CPU)
+    episode, _ = feeder(replace(DATA, augmentation=STILL)).episode(0, 0.0)
+    cameras, images = episode.inputs.cameras, scenes.images[:, :4].float()
+    cameras = replace(cameras[:3], intrinsics=cameras.intrinsics[:3] + torch.tensor([0, 0, 1.5, 0]))
+    depth = scenes.depth[:, :4].float()
+    chosen = torch.tensor([True, False, True])
+    once = mirror(chosen, images, depth, cameras)
+    assert torch.equal(once[0][0], images[0].flip(-1))
+    assert torch.equal(once[0][1], images[1])
+    assert once[2].intrinsics[0, 0, 2] == 16 - cameras.intrinsics[0, 0, 2]
+    twice = mirror(chosen, *once)
+    assert torch.equal(twice[0], images)
+    torch.testing.assert_close(twice[2].c2w_cv, cameras.c2w_cv)
+
+
+def test_noise_reaches_inputs_and_spares_targets_and_truth():
+    noisy = replace(STILL, exposure_share=1.0, exposure=0.2, pose_noise_share=1.0, pose_noise=0.05)
+    plain, _ = feeder(replace(DATA, augmentation=STILL)).episode(0, 0.0)
+    jittered, _ = feeder(replace(DATA, augmentation=noisy)).episode(0, 0.0)
+    assert torch.equal(plain.targets.images, jittered.targets.images)
+    assert torch.equal(plain.targets.cameras.c2w_cv, jittered.targets.cameras.c2w_cv)
+    assert torch.equal(plain.inputs.depth, jittered.inputs.depth)
+    assert not torch.equal(plain.inputs.images, jittered.inputs.images)
+    moved = (plain.inputs.cameras.centres - jittered.inputs.cameras.centres).norm(dim=-1).mean()
+    assert moved == pytest.approx(0.05 * 2 * 1.6, rel=0.5)
+
+
+def test_the_gauge_comes_from_the_first_chunk_alone():
+    data = replace(DATA, augmentation=replace(STILL, depth_gauge_share=1.0))
+    drawn = feeder(data)
+    episode = next(
+        episode
+        for episode, _ in (drawn.episode(step, 0.0) for step in range(50))
+        if episode.chunk_views == (2, 2)
+    )
+    first = episode.inputs[slice(0, 2)]
+    expected = fit_gauge(first.cameras, "metric", depth=first.depth)
+    torch.testing.assert_close(episode.gauge.origin, expected.origin)
+    torch.testing.assert_close(episode.gauge.scale, expected.scale)
+
+
+def test_static_scenes_get_any_time_or_none_and_moving_ones_keep_their_intervals():
+    time_s = torch.arange(4.0).expand(200, 4)
+    moving = torch.arange(200) % 2 == 0
+    drawn = draw_times(chance(), Augmentation(), time_s, moving)
+    assert torch.allclose(drawn[moving].diff(dim=1), torch.ones(100, 3), atol=1e-4)
+    none = drawn[~moving].isnan()
+    assert torch.equal(none.any(1), none.all(1))
+    assert 20 < none.all(1).sum() < 80
+
+
+def test_rotation_vectors_are_rotations():
+    vectors = torch.cat([torch.zeros(1, 3), torch.randn(20, 3, dtype=torch.float64)])
+    turned = rotation_from_vector(vectors)
+    eye = torch.eye(3, dtype=turned.dtype).expand_as(turned)
+    torch.testing.assert_close(turned @ turned.mT, eye)
+    torch.testing.assert_close((turned @ vectors[..., None])[..., 0], vectors)
+    traces = turned.diagonal(dim1=-2, dim2=-1).sum(-1)
+    torch.testing.assert_close(traces, 1 + 2 * vectors.norm(dim=-1).cos())

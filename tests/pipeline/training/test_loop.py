@@ -1,0 +1,181 @@
+"""A run continues as if it had never stopped, ends cleanly, and leaves weights that load."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from everview.models import config as models
+from everview.models.weight_files import load_model
+from everview.pipeline.errors import InputRejected, UsageError
+from everview.pipeline.training import loop
+from everview.pipeline.training.checkpoints import newest
+from everview.pipeline.training.config import (
+    DataConfig,
+    EpisodeShape,
+    EvaluationConfig,
+    TrainConfig,
+    World,
+)
+from everview.pipeline.training.learning_rate import Budget, RateSchedule
+from everview.pipeline.training.loop import CHECKPOINTS, train
+from everview.pipeline.training.reporting import CURVE, Curve
+from everview.workflows.recipes import RECIPES
+from tests.pipeline.training.flat_scenes import render_planes
+
+STEPS = 6
+CONFIG = TrainConfig(
+    name="planes",
+    budget=Budget(steps=STEPS),
+    model=replace(models.tiny(), stack="WTF"),
+    data=DataConfig(
+        worlds=(World("room"), World("room", dynamic=True)),
+        size=16,
+        views=8,
+        pool_scenes=4,
+        refresh_scenes=2,
+        reuse=2,
+        shapes=(EpisodeShape(2, 4, 2, (1, 2, 4)),),
+    ),
+    rate=RateSchedule(warm_up_steps=2),
+    evaluation=EvaluationConfig(scenes=2, inputs=4, targets=2, chunks=(1, 2), every_s=1e9),
+    device="cpu",
+    commit_every_s=1e9,
+    report_every=1,
+)
+
+
+@pytest.fixture(autouse=True)
+def planes(monkeypatch):
+    """Scenes that cost nothing; everything else is the real thing."""
+
+    def render(world, seeds, views, size, device, samples_per_pixel):
+        return render_planes(world, seeds, views, size, device)
+
+    monkeypatch.setattr(loop, "render_scenes", render)
+
+
+def last_commit(out):
+    found = newest(out / CHECKPOINTS, pytest.fail)
+    assert found is not None
+    return found
+
+
+def curve(out):
+    timing = ("elapsed_s", "ms_per_step")
+    lines = Curve.read(out / CURVE)
+    return [{k: v for k, v in line.items() if k not in timing} for line in lines]
+
+
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
+    """SIGTERM after the third step, then the same call: weights, optimiser, curve, measurement."""
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    done = train(CONFIG, whole)
+
+    sent: list[int] = []
+
+    def stop(run):
+        if run.step == 3 and not sent:
+            sent.append(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = train(replace(CONFIG, commit_every_s=0), parted, after_commit=stop)
+    assert stopped.signal == signal.SIGTERM
+    assert stopped.weights is None
+    assert last_commit(parted).step == 3
+    resumed = train(CONFIG, parted)
+    assert resumed.weights is not None
+
+    one, other = last_commit(whole), last_commit(parted)
+    assert one.step == other.step == STEPS
+    for file in one.tensors:
+        for name, value in one.tensors[file].items():
+            assert torch.equal(value, other.tensors[file][name]), f"{file} {name}"
+    assert curve(whole) == curve(parted)
+    for name in ("loss", "step", "tokens", "held_out_psnr"):
+        assert done.metrics[name] == resumed.metrics[name]
+
+
+def test_a_killed_run_repeats_the_steps_after_its_commit(tmp_path):
+    """Lines of the curve beyond the checkpoint are dropped: they will be written again."""
+    train(CONFIG, tmp_path)
+    expected = curve(tmp_path)
+    checkpoints = sorted((tmp_path / CHECKPOINTS).iterdir())
+    assert len(checkpoints) == 1
+    second = tmp_path / "second"
+
+    class Killed(Exception):
+        pass
+
+    def die(run):
+        if run.step == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(replace(CONFIG, commit_every_s=0), second, after_commit=die)
+    newest_commit = max((second / CHECKPOINTS).iterdir())
+    (newest_commit / "model.safetensors").write_bytes(b"torn")
+    train(CONFIG, second)
+    assert curve(second) == expected
+
+
+def test_a_run_never_committed_starts_at_step_0_and_says_so(tmp_path, capsys):
+    train(replace(CONFIG, budget=Budget(steps=1)), tmp_path)
+    assert "starting at step 0" in capsys.readouterr().err
+
+
+def test_commits_of_which_none_verifies_end_the_run(tmp_path):
+    train(replace(CONFIG, budget=Budget(steps=1)), tmp_path)
+    for path in (tmp_path / CHECKPOINTS).iterdir():
+        (path / "optimiser.safetensors").unlink()
+    with pytest.raises(InputRejected, match="no checkpoint"):
+        train(replace(CONFIG, budget=Budget(steps=1)), tmp_path)
+
+
+def test_another_configuration_is_not_continued(tmp_path):
+    train(replace(CONFIG, budget=Budget(steps=1)), tmp_path)
+    with pytest.raises(UsageError, match="rate"):
+        train(replace(CONFIG, budget=Budget(steps=1), rate=RateSchedule(3)), tmp_path)
+
+
+def test_a_budget_in_seconds_always_finishes_its_cooldown(tmp_path):
+    result = train(replace(CONFIG, budget=Budget(seconds=1.5)), tmp_path)
+    assert result.weights is not None
+    rates = [line["rate"] for line in Curve.read(tmp_path / CURVE) if "rate" in line]
+    assert rates[-1] == 0.0
+
+
+def test_weights_load_and_carry_their_card(tmp_path):
+    result = train(replace(CONFIG, budget=Budget(steps=2)), tmp_path)
+    model = load_model(result.weights)
+    assert model.config == CONFIG.model
+    card = (result.weights / "card.md").read_text()
+    assert "2 steps" in card
+    assert "| room-dynamic |" in card
+    facts = json.loads((result.weights / "manifest.json").read_text())["facts"]
+    assert facts["tokens"] == 2 * 2 * 6 * 4
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_complete_and_named_after_itself(name):
+    config = RECIPES[name]()
+    assert config.name == name
+    assert json.loads(json.dumps(loop.plain(config))) == loop.plain(config)
+    for shape in config.data.shapes:
+        assert shape.inputs + shape.targets <= config.data.views
+
+
+@pytest.mark.slow
+def test_the_tiny_recipe_learns_in_a_minute(tmp_path, monkeypatch):
+    """The real recipe on real procedural scenes; only the scenes' stand-in is taken away."""
+    monkeypatch.undo()
+    result = train(RECIPES["tiny"](), tmp_path)
+    lines = [line for line in Curve.read(tmp_path / CURVE) if "loss" in line]
+    assert result.weights is not None
+    assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
+    assert lines[-1]["direct"] < 0.8 * lines[0]["direct"]
