@@ -163,7 +163,7 @@ def check_lpips() -> Finding:
             "lpips", "ok", f"AlexNet features from {find_backbone(download=False).source}"
         )
     except BackboneMissingError:
-        return Finding("lpips", "absent", "no AlexNet features on this machine: LPIPS is downloaded "
+        return Finding("lpips", "absent", "no AlexNet features here: LPIPS is downloaded "
                        "at the first evaluation, or left out", "set EVERVIEW_LPIPS")  # fmt: skip
 
 
