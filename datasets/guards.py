@@ -50,7 +50,7 @@ def regular_file(path: Path, max_bytes: int | None = None) -> int:
     return status.st_size
 
 
-def path_inside(root: Path, name: str, *, allow_external: bool = False) -> Path:
+def path_inside(root: Path, name: object, *, allow_external: bool = False) -> Path:
     """`name` resolved against `root`; refused when it, or a link on its way, leaves `root`.
 
     The file need not exist.
@@ -185,7 +185,7 @@ def image_file(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image
             yield image
         except DataError:
             raise
-        except (OSError, ValueError, SyntaxError, EOFError, Warning) as error:
+        except Exception as error:  # as above
             raise DataError(f"{path} can't be decoded: {_reason(error)}") from None
 
 

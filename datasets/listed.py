@@ -90,7 +90,8 @@ class ListedCapture(Capture):
         self._left_out = tuple(skipped)
         self._sizes: dict[int, tuple[int, int]] = {}
         self._identity: str | None = None
-        self.rewind()
+        self._next = self._usable = 0
+        self.skipped = list(skipped)
 
     def __len__(self) -> int:
         """Frames that have an image file, readable or not."""

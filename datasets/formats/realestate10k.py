@@ -52,7 +52,10 @@ def _has_rows(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         head = file.read(4096).split(b"\n")
-    return b"://" in head[0] and len(head) > 1 and len(head[1].split()) == _COLUMNS
+    if b"://" not in head[0] or len(head) < 2:
+        return False
+    cells = head[1].split()
+    return len(cells) == _COLUMNS and cells[0].isdigit()
 
 
 def read(source: str, index: Path, options: ReadOptions) -> Capture:

@@ -47,7 +47,8 @@ def read(source: str, index: Path, options: ReadOptions) -> ListedCapture:
         poses = read_trajectory(index / "groundtruth.txt")
     if file_exists(index / "depth.txt"):
         depths = read_file_list(index / "depth.txt")
-    lens, notes = None, ()
+    lens: Lens | None = None
+    notes: tuple[str, ...] = ()
     records, skipped = [], []
     for time_s, name in zip(times, names, strict=True):
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,12 +82,12 @@ class VideoCapture(Capture):
         self.info = CaptureInfo(source, FORMAT, "up_to_scale", None, False)
         with self._opened() as (container, stream):
             rate = stream.average_rate
+            self._time_base = stream.time_base or Fraction(1, 1000)
+            self._start_pts = stream.start_time or 0
             self.frame_interval_s = float(1 / rate) if rate else 1 / 30
             notes = (
                 f"{container.format.name.split(',')[0]}, {stream.codec_context.name}, "
-                f"{stream.width}x{stream.height}, {float(rate):.3g} frames/s on average"
-                if rate
-                else f"{stream.codec_context.name}, {stream.width}x{stream.height}",
+                f"{stream.width}x{stream.height}, {1 / self.frame_interval_s:.3g} frames/s",
                 "time stamps as presented; rotation applied; no cameras",
             )
         self.info = CaptureInfo(
@@ -131,16 +132,15 @@ class VideoCapture(Capture):
     def __iter__(self) -> Iterator[Frame]:
         resumed_at = self._last_pts
         with self._opened() as (container, stream):
-            for frame in self._decoded(container, stream, resumed_at):
-                time_s = float((frame.pts - (stream.start_time or 0)) * stream.time_base)
+            for pts, frame in self._decoded(container, stream, resumed_at):
                 try:
                     image = self._picture(frame)
                 except DataError as error:
-                    self._last_pts = frame.pts
-                    self._skip(f"frame at {time_s:.3f} s", str(error))
+                    self._last_pts = pts
+                    self._skip(f"frame at {self._seconds(pts):.3f} s", str(error))
                     continue
-                index, self._next, self._last_pts = self._next, self._next + 1, frame.pts
-                yield Frame(index, f"{index:06d}", image, time_s=time_s)
+                index, self._next, self._last_pts = self._next, self._next + 1, pts
+                yield Frame(index, f"{index:06d}", image, time_s=self._seconds(pts))
         self._check_share()
         if self._next == 0:
             raise DataError(no_usable_frame(self.info.source, self.skipped))
@@ -184,8 +184,8 @@ class VideoCapture(Capture):
 
     def _decoded(
         self, container: InputContainer, stream: VideoStream, after: int | None
-    ) -> Iterator[av.VideoFrame]:
-        """Frames with a time stamp later than `after` (None: all), in presentation order."""
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Time stamps later than `after` (None: all) and their frames, in presentation order."""
         if after is not None and self._lands_before(after):
             container.seek(after, stream=stream, backward=True)
         for frame in self._frames(container, stream, after):
@@ -195,10 +195,10 @@ class VideoCapture(Capture):
             elif after is not None and frame.pts <= after:
                 continue
             elif seen is not None and frame.pts <= seen:
-                time_s = float(frame.pts * stream.time_base)
-                self._skip(f"frame at {time_s:.3f} s", "its time stamp doesn't move on")
+                name = f"frame at {self._seconds(frame.pts):.3f} s"
+                self._skip(name, "its time stamp doesn't move on")
             else:
-                yield frame
+                yield frame.pts, frame
 
     def _frames(
         self, container: InputContainer, stream: VideoStream, after: int | None
@@ -222,10 +222,10 @@ class VideoCapture(Capture):
             except (av.FFmpegError, OSError) as error:
                 if is_new:
                     stamp = packet.pts if packet.pts is not None else packet.dts
-                    at = "?" if stamp is None else f"{float(stamp * stream.time_base):.3f}"
+                    at = "?" if stamp is None else f"{self._seconds(stamp):.3f}"
                     self._skip(f"packet at {at} s", _said(error))
                 continue
-            yield from frames  # type: ignore[misc]
+            yield from frames
 
     def _lands_before(self, pts: int) -> bool:
         """Whether seeking to `pts` starts at or before it (MPEG-TS, without an index, may not)."""
@@ -238,6 +238,9 @@ class VideoCapture(Capture):
             except (av.FFmpegError, OSError):
                 return False
         return first is not None and first.pts is not None and first.pts <= pts
+
+    def _seconds(self, pts: int) -> float:
+        return float((pts - self._start_pts) * self._time_base)
 
     def _picture(self, frame: av.VideoFrame) -> np.ndarray:
         """uint8 [H, W, 3], upright."""

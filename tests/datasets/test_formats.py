@@ -11,9 +11,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from everview.datasets.lenses import Lens
 from everview.datasets.opening import open_capture
 from tests.datasets import captures_on_disk as disk
-from tests.datasets.cube import FOCAL_X, HEIGHT, WIDTH, cameras, corner_errors_px
+from tests.datasets.cube import (
+    CX,
+    CY,
+    FOCAL_X,
+    FOCAL_Y,
+    HEIGHT,
+    WIDTH,
+    cameras,
+    corner_errors_px,
+    view,
+)
+from tests.datasets.videos import write_video
 
 
 def edited(path: Path, change) -> None:
@@ -70,9 +82,6 @@ def test_blender_files_have_an_angle_no_size_and_no_suffix(tmp_path):
      ("OPENCV_FISHEYE", {"k1": 0.03, "k2": -0.01, "k3": 0.002, "k4": 0.001})],
 )  # fmt: skip
 def test_distortion_is_taken_out_once_at_reading(tmp_path, model, coefficients):
-    from everview.datasets.lenses import Lens
-    from tests.datasets.cube import CX, CY, FOCAL_Y, view
-
     kind = "opencv" if model == "OPENCV" else "fisheye"
     lens = Lens(WIDTH, HEIGHT, FOCAL_X, FOCAL_Y, CX, CY, kind, tuple(coefficients.values()))
     root = disk.write_transforms(tmp_path, [view(camera, lens) for camera in cameras(2)])
@@ -237,6 +246,27 @@ def test_cameras_are_known_without_decoding(tmp_path):
     for camera, frame in zip(without_pixels, capture, strict=True):
         np.testing.assert_array_equal(camera.c2w_cv, frame.camera.c2w_cv)
         np.testing.assert_array_equal(camera.intrinsics, frame.camera.intrinsics)
+
+
+def test_a_folder_with_one_video_is_that_video(tmp_path):
+    write_video(tmp_path / "walk.mp4", count=4)
+    (tmp_path / "readme.md").write_text("a walk")
+    capture = open_capture(tmp_path)
+    assert capture.info.format == "video"
+    assert len(list(capture)) == 4
+
+
+def test_depth_maps_beside_images_are_not_frames(tmp_path):
+    root = disk.write_posed_rgbd(tmp_path, disk.cube_views(3))
+    (root / "poses_c2w.txt").unlink()
+    assert [frame.name for frame in open_capture(root)] == ["00000.png", "00001.png", "00002.png"]
+
+
+def test_procedural_addresses_are_captures_too():
+    capture = open_capture("procedural://tabletop?seed=7&frames=3&size=16")
+    frames = list(capture)
+    assert [frame.image.shape for frame in frames] == [(16, 16, 3)] * 3
+    assert all(frame.camera is not None and frame.depth is not None for frame in frames)
 
 
 def test_what_else_a_folder_looks_like_is_said(tmp_path):

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from everview.datasets.errors import DataError
-from everview.datasets.guards import load_npy, load_npz, read_json
+from everview.datasets.guards import image_size, load_npy, load_npz, read_json
+from everview.datasets.images import read_colour, read_mask
 from everview.datasets.opening import open_capture
 from tests.datasets import captures_on_disk as disk
 
@@ -93,6 +94,29 @@ def test_a_damaged_image_is_skipped_named_and_counted(tmp_path, damage):
         capture[1]
 
 
+@settings(max_examples=80, deadline=None)
+@given(st.sampled_from(["PNG", "JPEG", "WEBP", "TIFF"]), st.randoms(use_true_random=False))
+def test_random_damage_to_an_image_gives_pixels_or_data_error(tmp_path_factory, kind, random):
+    noise = np.random.default_rng(1).integers(0, 255, (16, 24, 3), np.uint8)
+    path = tmp_path_factory.getbasetemp() / f"damaged.{kind.lower()}"
+    Image.fromarray(noise).save(path, kind)
+    data = bytearray(path.read_bytes())
+    for _ in range(random.randint(1, 6)):
+        data[random.randrange(len(data))] = random.randrange(256)
+    path.write_bytes(bytes(data[: random.randint(len(data) // 2, len(data))]))
+    for read in (read_colour, lambda path: read_colour(path, orient=True), read_mask, image_size):
+        try:
+            read(path)
+        except DataError as error:
+            refusal = str(error)
+            assert_one_line(refusal, path)
+
+
+def assert_one_line(refusal: str, path: Path) -> None:
+    assert "\n" not in refusal
+    assert path.name in refusal
+
+
 def test_a_truncated_jpeg_is_not_filled_with_grey(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     for k in range(2):
@@ -163,6 +187,43 @@ def test_one_bad_pose_costs_one_frame_and_all_bad_poses_the_capture(transforms, 
 def test_bad_global_intrinsics_refuse_the_capture(transforms, key, value):
     edit(transforms, lambda c: c.update({key: value}))
     refused(transforms)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=6,
+)
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory):
+    """One folder with both JSON indices beside the same pictures."""
+    root = tmp_path_factory.mktemp("indexed")
+    disk.write_opencv_cameras(root, disk.cube_views(2))
+    disk.write_transforms(root, disk.cube_views(2))
+    return root
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_value_anywhere_in_an_index_gives_frames_or_data_error(indexed, data):
+    path = indexed / data.draw(st.sampled_from(["transforms.json", "opencv_cameras.json"]))
+    whole = path.read_text()
+    content = {"root": json.loads(whole)}
+    node, key = content, "root"
+    for _ in range(data.draw(st.integers(0, 4))):
+        inner = node[key]
+        if not isinstance(inner, (dict, list)) or not inner:
+            break
+        keys = sorted(inner) if isinstance(inner, dict) else range(len(inner))
+        node, key = inner, data.draw(st.sampled_from(keys))
+    node[key] = data.draw(json_values)
+    path.write_text(json.dumps(content["root"]))
+    try:
+        survives(path)
+    finally:
+        path.write_text(whole)
 
 
 def test_a_negative_focal_of_one_frame_costs_that_frame(transforms):
