@@ -130,14 +130,14 @@ class LpipsAlex:
             trunk[name] = backbone.tensors[f"features.{name.split('.', 1)[1]}"]
         net.net.load_state_dict(trunk)
         self.source = backbone.source
-        self._net = net.eval().requires_grad_(False).to(device)
+        self.network = net.eval().requires_grad_(False).to(device)
         self._device = torch.device(device)
 
     @torch.no_grad()
     def __call__(self, prediction: Tensor, truth: Tensor) -> Tensor:
         """Distances float64 [V] on the CPU of pictures [V, 3, H, W] in [0, 1]."""
         distances = [
-            self._net(a, b, normalize=True).reshape(-1)
+            self.network(a, b, normalize=True).reshape(-1)
             for a, b in zip(
                 prediction.to(self._device).float().clamp(0, 1).split(_IMAGES_AT_A_TIME),
                 truth.to(self._device).float().clamp(0, 1).split(_IMAGES_AT_A_TIME),

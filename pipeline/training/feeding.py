@@ -64,8 +64,12 @@ class Feeder:
         self.pool.advance(step)
         random = np.random.default_rng([self._seed, step])
         draw = draw_step(random, self.config, progress)
-        self._generator.manual_seed(int(random.integers(2**62)))
-        return self._sample(draw, Chance(self._generator)), draw.schedule
+        return self.sample(draw, int(random.integers(2**62))), draw.schedule
+
+    def sample(self, draw: Draw, seed: int) -> Episode:
+        """An episode of the scenes that are in the pool now."""
+        self._generator.manual_seed(seed)
+        return self._sample(draw, Chance(self._generator))
 
     @torch.no_grad()
     def _sample(self, draw: Draw, chance: Chance) -> Episode:
@@ -111,6 +115,16 @@ class Feeder:
             return slots
         scanned = self.pool.procedural + (place * self.pool.scanned).long()
         return torch.where(chance.event(draw.scan_share, count), scanned, slots)
+
+
+def possible_draws(config: DataConfig) -> list[Draw]:
+    """Every combination of shape, chunk count and schedule that a run may meet."""
+    return [
+        Draw(shape, chunks, SCHEDULES[name], 0.0)
+        for shape in config.shapes
+        for chunks in shape.chunks
+        for name, _ in config.schedules
+    ]
 
 
 def draw_step(random: np.random.Generator, config: DataConfig, progress: float) -> Draw:

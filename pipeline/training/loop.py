@@ -27,10 +27,12 @@ from everview.models.weight_files import load_model, save_weights
 from everview.pipeline.errors import EnvironmentUnfit, InputRejected, UsageError
 from everview.pipeline.training.checkpoints import Checkpoint, commit, newest
 from everview.pipeline.training.config import TrainConfig
-from everview.pipeline.training.feeding import Feeder
+from everview.pipeline.training.feeding import Feeder, possible_draws
 from everview.pipeline.training.held_out import HeldOut, measure, render_held_out
+from everview.pipeline.training.losses import Perceptual, episode_loss
 from everview.pipeline.training.model_card import model_card
 from everview.pipeline.training.optimisers import Optimiser
+from everview.pipeline.training.perceptual import open_perceptual
 from everview.pipeline.training.reporting import CURVE, Curve, Recent, Reporter, reporter
 from everview.pipeline.training.scene_pool import ScenePool
 from everview.pipeline.training.sources import render_scenes, scanned_scenes
@@ -65,6 +67,7 @@ class TrainRun:
     optimiser: Optimiser
     feeder: Feeder
     held_out: HeldOut
+    perceptual: Perceptual | None = None
     step: int = 0
     elapsed_s: float = 0.0
     tokens: int = 0
@@ -96,6 +99,8 @@ def train(
         stop = math.inf if attempt_s is None else time.monotonic() + attempt_s
         run = open_run(config, out, report)
         run.feeder.pool.advance(run.step)
+        if config.compile and run.device.type == "cuda":
+            compile_run(run, report)
         curve = Curve(out / CURVE, run.step)
         clock = Clock(run.elapsed_s)
         committed = measured = clock.seconds()
@@ -145,9 +150,8 @@ def open_run(config: TrainConfig, out: Path, report: Reporter) -> TrainRun:
         optimiser=Optimiser(model, config.optimiser),
         feeder=Feeder(pool, config.seed),
         held_out=render_held_out(config.data, config.evaluation, render, device),
+        perceptual=open_perceptual(config.loss, device),
     )
-    if config.compile and device.type == "cuda":
-        compile_model(model)
     checkpoint = newest(out / CHECKPOINTS, report.say)
     if checkpoint is None:
         report.say("no checkpoint yet: starting at step 0")
@@ -157,12 +161,25 @@ def open_run(config: TrainConfig, out: Path, report: Reporter) -> TrainRun:
     return run
 
 
-def compile_model(model: SceneModel) -> None:
-    """Compile the model's blocks, once for every layer kind, shape and chunk plan."""
+def compile_run(run: TrainRun, report: Reporter) -> None:
+    """Compile the model's blocks for every shape that the run will meet, and change nothing.
+
+    Done before the clock starts: a budget in seconds is for learning.
+    """
     import torch._dynamo
 
-    torch._dynamo.config.recompile_limit = 64  # chunk plans x shapes of one layer kind
-    model.compile_blocks(dynamic=False)
+    started = time.monotonic()
+    torch._dynamo.config.recompile_limit = 64  # shapes and chunk plans of one kind of layer
+    run.model.compile_blocks(dynamic=False)
+    weights = run.config.loss.at(0.0)
+    for draw in possible_draws(run.config.data):
+        episode = run.feeder.sample(draw, seed=0)
+        with torch.autocast(run.device.type, torch.bfloat16):
+            _, outputs = run.model.forward(episode, draw.schedule)
+        episode_loss(outputs, episode, weights)[0].backward()
+    run.model.zero_grad(set_to_none=True)
+    torch.cuda.synchronize()
+    report.say(f"compiled every shape in {time.monotonic() - started:.0f} s")
 
 
 def take_step(run: TrainRun) -> None:
@@ -171,7 +188,9 @@ def take_step(run: TrainRun) -> None:
     episode, schedule = run.feeder.episode(run.step, progress)
     weights = run.config.loss.at(progress)
     factor = run.config.rate.factor(run.step, progress)
-    result = training_step(run.model, run.optimiser, episode, schedule, weights, factor)
+    result = training_step(
+        run.model, run.optimiser, episode, schedule, weights, factor, run.perceptual
+    )
     run.recent.add(result)
     run.step += 1
     run.tokens += result.tokens

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from everview.pipeline.training.feeding import Feeder
+from everview.pipeline.training.feeding import Draw, possible_draws
 from everview.pipeline.training.held_out import world_name
 from everview.pipeline.training.losses import episode_loss
 from everview.pipeline.training.step import training_step
@@ -41,51 +40,48 @@ def time_scenes(run: TrainRun) -> list[dict[str, Any]]:
 
 
 def time_steps(run: TrainRun) -> list[dict[str, Any]]:
-    """Seconds of the first step and milliseconds of later ones, for each shape and chunk count."""
+    """Milliseconds of a step, for every shape and chunk count."""
     rows = []
-    run.feeder.pool.advance(0)
-    for shape in run.config.data.shapes:
-        for chunks in shape.chunks:
-            feeder = Feeder(run.feeder.pool, run.config.seed)
-            only = replace(shape, chunks=(chunks,), start=0.0)
-            feeder.config = replace(run.config.data, shapes=(only,))
-            row = {"scenes": shape.scenes, "inputs": shape.inputs, "targets": shape.targets}
-            row |= {"chunks": chunks, **time_step(run, feeder)}
-            print(", ".join(f"{name} {_short(value)}" for name, value in row.items()), flush=True)
-            rows.append(row)
-    print(profile(run))
+    for draw in possible_draws(run.config.data):
+        shape = draw.shape
+        row = {"scenes": shape.scenes, "inputs": shape.inputs, "targets": shape.targets}
+        row |= {"chunks": draw.chunks, **time_step(run, draw)}
+        print(", ".join(f"{name} {_short(value)}" for name, value in row.items()), flush=True)
+        rows.append(row)
+    print(profile(run), flush=True)
     return rows
 
 
-def time_step(run: TrainRun, feeder: Feeder) -> dict[str, Any]:
-    """One shape: first step in s; then feed, forward, loss and backward, whole step in ms."""
+def time_step(run: TrainRun, draw: Draw) -> dict[str, Any]:
+    """One shape: feed, forward, forward and backward, and the whole step, in milliseconds."""
     weights = run.config.loss.at(0.0)
-    episode, schedule = feeder.episode(0, 0.0)
+    episode = run.feeder.sample(draw, seed=0)
 
     def step() -> None:
-        training_step(run.model, run.optimiser, episode, schedule, weights, 1e-3)
+        training_step(run.model, run.optimiser, episode, draw.schedule, weights, 1e-3)
 
     def forward() -> Any:
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda"):
-            return run.model.forward(episode, schedule)[1]
+            return run.model.forward(episode, draw.schedule)[1]
 
     def forward_backward() -> None:
         episode_loss(forward(), episode, weights)[0].backward()
         run.model.zero_grad(set_to_none=True)
 
+    def feed() -> None:
+        run.feeder.sample(draw, seed=0)
+
     first_s = seconds(step, run.device)
-    if run.device.type == "cuda":
+    on_gpu = run.device.type == "cuda"
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    repeat = REPEATS if run.device.type == "cuda" else 1
-    result = {
-        "first_s": first_s,
-        "step_ms": 1000 * seconds(step, run.device, repeat),
-        "feed_ms": 1000 * seconds(lambda: feeder.episode(0, 0.0), run.device, repeat),
-        "forward_ms": 1000 * seconds(forward, run.device, repeat),
-        "forward_backward_ms": 1000 * seconds(forward_backward, run.device, repeat),
-        "host_waits": host_waits(lambda: (feeder.episode(0, 0.0), step()), run.device),
-    }
-    if run.device.type == "cuda":
+    repeat = REPEATS if on_gpu else 1
+    phases = {"feed": feed, "forward": forward, "forward_backward": forward_backward, "step": step}
+    result: dict[str, Any] = {"first_s": first_s}
+    for name, phase in phases.items():
+        result[f"{name}_ms"] = 1000 * seconds(phase, run.device, repeat)
+    result["host_waits"] = host_waits(lambda: (feed(), step()), run.device)
+    if on_gpu:
         result["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return result
 

@@ -25,7 +25,14 @@ import torch
 
 from everview.pipeline.training.config import TrainConfig
 from everview.pipeline.training.learning_rate import Budget
-from everview.pipeline.training.loop import TrainRun, open_run, publish, train, training_facts
+from everview.pipeline.training.loop import (
+    TrainRun,
+    compile_run,
+    open_run,
+    publish,
+    train,
+    training_facts,
+)
 from everview.pipeline.training.measure_step import time_scenes, time_steps
 from everview.pipeline.training.reporting import CURVE, Reporter
 from everview.pipeline.training.samples import write_samples
@@ -79,9 +86,13 @@ def describe_machine() -> None:
 def smoke(config: TrainConfig, run_path: Path, out: Path) -> None:
     """Does it run, how fast is each piece, does the loss fall?"""
     fresh(run_path)
-    run = open_run(config, run_path, Reporter(sys.stderr))
-    report = {"scenes": time_scenes(run)}
+    report_lines = Reporter(sys.stderr)
+    run = open_run(config, run_path, report_lines)
+    report: dict[str, Any] = {"scenes": time_scenes(run)}
     write_report(out / "smoke.json", report)
+    run.feeder.pool.advance(0)
+    if run.device.type == "cuda" and config.compile:
+        compile_run(run, report_lines)
     report["steps"] = time_steps(run)
     write_report(out / "smoke.json", report)
     del run
@@ -105,8 +116,6 @@ def ablations(configs: list[TrainConfig], run_path: Path, out: Path) -> None:
         write_report(out / "ablations.json", {"rows": rows})
         if (run_path / CURVE).exists():
             shutil.copy(run_path / CURVE, out / f"{config.name}.jsonl")
-        torch._dynamo.reset()
-        torch.cuda.empty_cache()
     for row in rows:
         psnr = row.get("held_out_psnr", {})
         means = {name: value for name, value in psnr.items() if name.count("/") == 1}

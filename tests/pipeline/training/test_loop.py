@@ -109,14 +109,14 @@ def test_a_killed_run_repeats_the_steps_after_its_commit(tmp_path):
     assert len(checkpoints) == 1
     second = tmp_path / "second"
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def die(run):
         if run.step == 4:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(replace(CONFIG, commit_every_s=0), second, after_commit=die)
     newest_commit = max((second / CHECKPOINTS).iterdir())
     (newest_commit / "model.safetensors").write_bytes(b"torn")
