@@ -76,8 +76,8 @@ def _trace(
 
 @functools.cache
 def _compiled_trace() -> Callable:
-    # the intermediates of a ray against 32 bodies must never be stored: let everything inline
-    options = {"realize_opcount_threshold": 1 << 14, "realize_reads_threshold": 1 << 10}
+    # the intermediates of a ray against 32 bodies must never be stored: fuse without a limit
+    options = {"max_fusion_size": 4096}
     return torch.compile(_trace_tensors, dynamic=False, fullgraph=True, options=options)
 
 
