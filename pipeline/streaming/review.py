@@ -15,6 +15,7 @@ import torch
 
 from everview.datasets.captures import Frame, Scale
 from everview.pipeline.evaluation.depth_metrics import alignment_of, depth_abs_rel
+from everview.pipeline.evaluation.error_map import error_picture
 from everview.pipeline.evaluation.image_metrics import score_images
 from everview.pipeline.evaluation.lpips_alex import LpipsAlex
 from everview.pipeline.fusion.depth_views import DepthView
@@ -82,6 +83,8 @@ class HeldOutReview:
         write_image(self.out / "views" / f"{name}_truth.png", frame.image)
         write_image(self.out / "views" / f"{name}_rendered.png", view.image)
         write_image(self.out / "views" / f"{name}_memory.png", view.memory_image)
+        error = error_picture(view.image, frame.image)
+        write_image(self.out / "views" / f"{name}_error.png", error)
         if self._depth is None:
             self._depth = DepthFolder(self.out / "depth", self.scale, 4 * float(view.depth.max()))
         self._depth.write(name, view.depth, view.confidence)

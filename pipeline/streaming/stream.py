@@ -23,6 +23,7 @@ from everview.pipeline.report import write_report
 from everview.pipeline.runs import RunDirectory, describe_device, peak_rss_mib, write_frames
 from everview.pipeline.runs.frames import FILE_NAME as FRAMES_NAME
 from everview.pipeline.runs.frames import JOURNAL_NAME, read_frames
+from everview.pipeline.runs.metrics import IMAGE_KEYS
 from everview.pipeline.streaming.camera_files import write_cameras
 from everview.pipeline.streaming.config import StreamConfig
 from everview.pipeline.streaming.feeder import Feeder
@@ -73,7 +74,7 @@ def stream_capture(
             _note_stream(run, session, capture)
             with run.timed("export"):
                 exported = export_stream(session, capture, config, run.path, progress)
-            metrics = _write_results(run, session, exported)
+            metrics = _write_results(run, session, exported, config.capture)
             with run.timed("report"):
                 write_report(run.path)
         status = 130 if interrupts.is_requested else 0
@@ -180,7 +181,9 @@ def _note_stream(run: RunDirectory, session: Session, capture: Capture) -> None:
     write_cameras(run.path, session.trajectory, session.world.scale)
 
 
-def _write_results(run: RunDirectory, session: Session, exported: Exported) -> dict[str, Any]:
+def _write_results(
+    run: RunDirectory, session: Session, exported: Exported, source: str
+) -> dict[str, Any]:
     """metrics.json and frames.parquet."""
     absorbed = sum(session.chunk_sizes)
     half_life, why = session.retention.half_life()
@@ -202,6 +205,7 @@ def _write_results(run: RunDirectory, session: Session, exported: Exported) -> d
         "state_mib": session.state_mib(),
         "retention_half_life_chunks": half_life,
         "details": details,
+        "scenes": [{"scene": source} | {k: exported.values.get(k) for k in IMAGE_KEYS}],
     }
     # an earlier attempt may have got as far as writing the comparison's rows
     observed = [row for row in read_frames(run.path) if row["role"] == "input"]
