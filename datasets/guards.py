@@ -13,6 +13,7 @@ import threading
 import warnings
 import zipfile
 import zlib
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from everview.datasets.errors import DataError
 
 MAX_PIXELS = 64_000_000
 MAX_TEXT_BYTES = 256 * 2**20
+MAX_LINE = 16 * 2**20
 MAX_JSON_BYTES = 64 * 2**20
 MAX_JSON_VALUES = 2_000_000
 MAX_ARRAY_BYTES = 1 * 2**30
@@ -89,6 +91,24 @@ def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
         raise DataError(f"{path} can't be read: {_reason(error)}") from None
 
 
+def text_lines(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> Iterator[tuple[int, str]]:
+    """Lines of a text file, numbered from 1, read one at a time; none longer than the limit.
+
+    Undecodable bytes come as surrogates, as they do in the names of files.
+    """
+    regular_file(path, max_bytes)
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+            number = 0
+            while line := file.readline(MAX_LINE):
+                number += 1
+                if len(line) == MAX_LINE:
+                    raise DataError(f"{path}, line {number} is longer than {MAX_LINE} characters")
+                yield number, line
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {_reason(error)}") from None
+
+
 def read_json(path: Path) -> Any:
     """A JSON file bounded in bytes, values and nesting.
 
@@ -114,13 +134,12 @@ def read_table(
 
     columns: the widths allowed; None: any, but all rows alike. skip_lines: a heading. NaN passes.
     """
-    rows: list[list[float]] = []
+    numbers = array("d")
+    width = 0
     allowed = (columns,) if isinstance(columns, int) else columns
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if number <= skip_lines:
-            continue
+    for number, line in text_lines(path):
         cells = line.split("#", 1)[0].replace(",", " ").split()
-        if not cells:
+        if number <= skip_lines or not cells:
             continue
         try:
             row = [float(cell) for cell in cells]
@@ -129,12 +148,13 @@ def read_table(
         if allowed is not None and len(row) not in allowed:
             expected = " or ".join(map(str, allowed))
             raise DataError(f"{path}, line {number} has {len(row)} numbers, expected {expected}")
-        if rows and len(row) != len(rows[0]):
-            raise DataError(f"{path}, line {number} has {len(row)} numbers, not {len(rows[0])}")
-        rows.append(row)
-    if not rows:
+        if width and len(row) != width:
+            raise DataError(f"{path}, line {number} has {len(row)} numbers, not {width}")
+        width = len(row)
+        numbers.extend(row)
+    if not width:
         raise DataError(f"{path} holds no numbers; copy it again from its source")
-    return np.array(rows, np.float64)
+    return np.array(numbers).reshape(-1, width)
 
 
 def finite_number(value: Any, name: str, where: Path | str) -> float:

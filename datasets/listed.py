@@ -16,7 +16,7 @@ import numpy as np
 
 from everview.datasets.cameras import Camera
 from everview.datasets.captures import Capture, CaptureInfo, Frame, Skip
-from everview.datasets.errors import DataError
+from everview.datasets.errors import DataError, printable
 from everview.datasets.guards import MAX_PIXELS, image_size
 from everview.datasets.images import (
     WHITE,
@@ -87,11 +87,11 @@ class ListedCapture(Capture):
             has_depth=any(record.depth is not None for record in records),
             has_time=any(record.time_s is not None for record in records),
         )
-        self._left_out = tuple(skipped)
+        self._left_out = tuple(Skip(printable(skip.name), skip.reason) for skip in skipped)
         self._sizes: dict[int, tuple[int, int]] = {}
         self._identity: str | None = None
         self._next = self._usable = 0
-        self.skipped = list(skipped)
+        self.skipped = list(self._left_out)
 
     def __len__(self) -> int:
         """Frames that have an image file, readable or not."""
@@ -113,7 +113,7 @@ class ListedCapture(Capture):
                 frame = self._decode(index)
             except DataError as error:
                 self._next = index + 1
-                self.skipped.append(Skip(self.records[index].name, str(error)))
+                self.skipped.append(Skip(printable(self.records[index].name), str(error)))
                 continue
             self._next = index + 1
             self._usable += 1
@@ -148,7 +148,8 @@ class ListedCapture(Capture):
             for record in self.records:
                 size = record.image.stat().st_size if record.image.exists() else -1
                 pose = b"" if record.c2w_cv is None else record.c2w_cv.tobytes()
-                digest.update(f"{record.name}|{size}|{record.lens}|{record.time_s}|".encode())
+                name = printable(record.name)
+                digest.update(f"{name}|{size}|{record.lens}|{record.time_s}|".encode())
                 digest.update(pose)
             self._identity = digest.hexdigest()
         return self._identity
@@ -208,7 +209,8 @@ class ListedCapture(Capture):
             planes.append(plane if plane is None or lens is None else rectify(lens, plane))
         if lens is not None:
             image = rectify(lens, image)
-        return Frame(index, record.name, image, camera, record.time_s, planes[0], planes[1])
+        name = printable(record.name)
+        return Frame(index, name, image, camera, record.time_s, planes[0], planes[1])
 
 
 def check_state(state: dict[str, Any], capture: Capture) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from everview.datasets.errors import DataError
-from everview.datasets.guards import MAX_TEXT_BYTES, file_exists, regular_file
+from everview.datasets.guards import file_exists, regular_file, text_lines
 from everview.datasets.lenses import Lens, lens_of
+from everview.datasets.poses import MAX_DISTANCE
 
 _MAX_FILE_BYTES = 16 * 2**30
 _MAX_NAME_BYTES = 4096
@@ -36,7 +38,7 @@ _MODELS = {
     9: ("RADIAL_FISHEYE", 5),
     10: ("THIN_PRISM_FISHEYE", 12),
 }
-_COUNTS = dict(_MODELS.values())
+PARAMETER_COUNTS = dict(_MODELS.values())
 _SINGLE_FOCAL = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "SIMPLE_RADIAL_FISHEYE",
                  "RADIAL_FISHEYE")  # fmt: skip
 _LENS_MODELS = {
@@ -85,7 +87,7 @@ def read_cameras(folder: Path) -> dict[int, Lens | DataError]:
     lenses: dict[int, Lens | DataError] = {}
     for camera_id, model, width, height, parameters in rows:
         try:
-            lenses[camera_id] = _lens(path, model, width, height, parameters)
+            lenses[camera_id] = lens_of_model(path, model, width, height, parameters)
         except DataError as error:
             lenses[camera_id] = error
     return lenses
@@ -104,17 +106,25 @@ def read_points(folder: Path) -> np.ndarray | None:
     path = folder / f"points3D.{kind}"
     if not file_exists(path) or path.stat().st_size == 0:
         return None
-    rows = list(_points_bin(path) if kind == "bin" else _points_txt(path))
-    points = np.array(rows, np.float64).reshape(-1, 3).astype(np.float32)
-    points = points[np.isfinite(points).all(1)]
+    numbers = array("d")  # 24 bytes a point, where a list of tuples takes 150
+    for point in _points_bin(path) if kind == "bin" else _points_txt(path):
+        numbers.extend(point)
+    points = np.frombuffer(numbers, np.float64).reshape(-1, 3)
+    points = points[(np.abs(points) < MAX_DISTANCE).all(1)].astype(np.float32)
     return points if len(points) else None
 
 
-def _lens(where: Path, model: str, width: int, height: int, parameters: tuple[float, ...]) -> Lens:
-    if model not in _COUNTS:
-        raise DataError(f"{where}: camera model {model[:40]} is none of {', '.join(_COUNTS)}")
-    if len(parameters) != _COUNTS[model]:
-        raise DataError(f"{where}: {model} with {len(parameters)}, not {_COUNTS[model]} parameters")
+def lens_of_model(
+    where: Path, model: str, width: int, height: int, parameters: tuple[float, ...]
+) -> Lens:
+    if model not in PARAMETER_COUNTS:
+        raise DataError(
+            f"{where}: camera model {model[:40]} is none of {', '.join(PARAMETER_COUNTS)}"
+        )
+    if len(parameters) != PARAMETER_COUNTS[model]:
+        raise DataError(
+            f"{where}: {model} with {len(parameters)}, not {PARAMETER_COUNTS[model]} parameters"
+        )
     if model in _SINGLE_FOCAL:
         parameters = (parameters[0], *parameters)
     fx, fy, cx, cy, *distortion = parameters
@@ -206,14 +216,9 @@ def _points_bin(path: Path) -> Iterator[tuple[float, float, float]]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines without comments; blank ones included, they mean something in images.txt."""
-    regular_file(path, MAX_TEXT_BYTES * 16)
-    try:
-        with path.open(encoding="utf-8", errors="surrogateescape") as file:
-            for number, line in enumerate(file, 1):
-                if not line.startswith("#"):
-                    yield number, line.strip()
-    except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}") from None
+    for number, line in text_lines(path, _MAX_FILE_BYTES):
+        if not line.startswith("#"):
+            yield number, line.strip()
 
 
 def _cameras_txt(path: Path) -> list[CameraRow]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from everview.datasets.captures import CaptureInfo, Skip
 from everview.datasets.errors import DataError
-from everview.datasets.guards import file_exists, image_size, path_inside, read_table, read_text
+from everview.datasets.guards import file_exists, image_size, path_inside, read_table, text_lines
 from everview.datasets.lenses import Lens, lens_of
 from everview.datasets.listed import FrameRecord, ListedCapture, ReadOptions
 from everview.datasets.poses import pose_from_quaternion
@@ -74,7 +74,7 @@ def read(source: str, index: Path, options: ReadOptions) -> ListedCapture:
 def read_file_list(path: Path) -> tuple[np.ndarray, list[str]]:
     """Time stamps float64 [N], ascending, and the file name of each."""
     times, names = [], []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in text_lines(path):
         cells = line.split("#", 1)[0].split(maxsplit=1)
         if not cells:
             continue
@@ -82,7 +82,7 @@ def read_file_list(path: Path) -> tuple[np.ndarray, list[str]]:
             time_s, name = float(cells[0]), cells[1].strip()
         except (ValueError, IndexError):
             raise DataError(
-                f"{path}, line {number} is not `timestamp file`: {line[:50]!r}"
+                f"{path}, line {number} is not `timestamp file`: {line.strip()[:50]!r}"
             ) from None
         if not np.isfinite(time_s):
             raise DataError(f"{path}, line {number} has a time stamp that is not finite")

@@ -132,6 +132,20 @@ def test_when_every_image_is_bad_the_capture_is(tmp_path):
     refused(tmp_path, "no usable frame", "3 skipped", "0.png")
 
 
+def test_names_that_are_no_text_are_escaped_wherever_they_are_said(tmp_path):
+    """Line breaks, terminal escapes and raw bytes in a file's name stay harmless."""
+    folder_of_images(tmp_path, 1)
+    for name in ("a\n\x1b[31m.png", "b\udcff.png"):
+        disk.save_image(tmp_path / name, np.zeros((4, 4, 3), np.uint8))
+        (tmp_path / f"damaged {name}").write_bytes(b"no")
+    capture = open_capture(tmp_path)
+    said = [frame.name for frame in capture]
+    assert len(said) == 3
+    said += [part for skip in capture.skipped for part in (skip.name, skip.reason)]
+    assert len(said) == 7
+    assert all(text.isprintable() and text.encode() for text in said)
+
+
 def test_pipes_and_devices_are_not_opened(tmp_path):
     folder_of_images(tmp_path)
     os.mkfifo(tmp_path / "fifo.png")
@@ -205,7 +219,7 @@ def indexed(tmp_path_factory):
     return root
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_any_value_anywhere_in_an_index_gives_frames_or_data_error(indexed, data):
     path = indexed / data.draw(st.sampled_from(["transforms.json", "opencv_cameras.json"]))

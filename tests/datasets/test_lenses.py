@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from everview.datasets.formats.colmap_model import _COUNTS, _lens
+from everview.datasets.formats.colmap_model import PARAMETER_COUNTS, lens_of_model
 from everview.datasets.lenses import Lens, rectify
 from tests.datasets.cube import (
     CX,
@@ -91,7 +91,7 @@ def test_intrinsics_follow_an_image_stored_at_another_size():
         Lens(400, 200, 300.0, 310.0, 190.0, 110.0).fitted(50, 100)
 
 
-@pytest.mark.parametrize("model", _COUNTS)
+@pytest.mark.parametrize("model", PARAMETER_COUNTS)
 def test_every_colmap_model_projects_as_colmap_does(model):
     pycolmap = pytest.importorskip("pycolmap", reason="pycolmap (extra: geometry) is not installed")
     camera = pycolmap.Camera.create_from_model_name(1, model, 150.0, WIDTH, HEIGHT)
@@ -102,7 +102,7 @@ def test_every_colmap_model_projects_as_colmap_does(model):
     if model == "FOV":
         parameters[-1] = 0.7
     camera.params = parameters
-    lens = _lens("cameras.bin", model, WIDTH, HEIGHT, tuple(map(float, parameters)))
+    lens = lens_of_model("cameras.bin", model, WIDTH, HEIGHT, tuple(map(float, parameters)))
     directions = generator.uniform(-0.5, 0.5, (50, 2))
     u, v = lens.project(directions[:, 0], directions[:, 1])
     rays = np.concatenate([directions, np.ones((50, 1))], 1)

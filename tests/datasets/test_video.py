@@ -187,6 +187,24 @@ def test_a_video_larger_than_the_limit_is_refused(tmp_path):
         open_capture(path, max_pixels=64 * 48 - 1)
 
 
+def test_a_size_that_changes_midway_changes_the_frames_up_to_the_limit(tmp_path):
+    small = write_video(tmp_path / "a.ts", pictures=grey_pictures(30))
+    large = write_video(
+        tmp_path / "b.ts",
+        pictures=grey_pictures(6, 640, 480),
+        stamps_ms=[1100 + 33 * k for k in range(6)],
+    )
+    path = tmp_path / "both.ts"
+    path.write_bytes(small.read_bytes() + large.read_bytes())
+    sizes = [frame.image.shape[:2] for frame in open_capture(path)]
+    assert sizes == [(48, 64)] * 30 + [(480, 640)] * 6
+    limited = open_capture(path, max_pixels=10_000)
+    sizes = [frame.image.shape[:2] for frame in limited]
+    assert set(sizes) == {(48, 64)}
+    assert len(sizes) > 20
+    assert limited.skipped
+
+
 def test_audio_alone_is_no_capture(tmp_path):
     import av
 
