@@ -117,14 +117,12 @@ def read_points(folder: Path) -> np.ndarray | None:
 def lens_of_model(
     where: Path, model: str, width: int, height: int, parameters: tuple[float, ...]
 ) -> Lens:
-    if model not in PARAMETER_COUNTS:
-        raise DataError(
-            f"{where}: camera model {model[:40]} is none of {', '.join(PARAMETER_COUNTS)}"
-        )
-    if len(parameters) != PARAMETER_COUNTS[model]:
-        raise DataError(
-            f"{where}: {model} with {len(parameters)}, not {PARAMETER_COUNTS[model]} parameters"
-        )
+    """The lens of a COLMAP camera. Raises DataError that names the file and the model."""
+    expected = PARAMETER_COUNTS.get(model)
+    if expected is None:
+        raise DataError(f"{where}: camera model {model[:40]} is none of {', '.join(_LENS_MODELS)}")
+    if len(parameters) != expected:
+        raise DataError(f"{where}: {model} with {len(parameters)}, not {expected} parameters")
     if model in _SINGLE_FOCAL:
         parameters = (parameters[0], *parameters)
     fx, fy, cx, cy, *distortion = parameters
