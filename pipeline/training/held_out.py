@@ -20,6 +20,7 @@ from everview.models.gauge import fit_gauge
 from everview.models.schedule import CHUNK_CAUSAL, SET, Schedule
 from everview.models.views import Views
 from everview.pipeline.training.config import DataConfig, EvaluationConfig, World
+from everview.pipeline.training.precision import mixed_precision
 from everview.pipeline.training.scene_pool import HELD_OUT_SEEDS, RenderScenes, SceneViews
 
 PICTURES = ("rgb", "memory_rgb")
@@ -67,14 +68,10 @@ def measure(model, held_out: HeldOut) -> dict[str, float]:
     `picture` is rgb, or memory_rgb for the memory without its frame bank. Runs uncompiled: its
     shapes occur nowhere else.
     """
-    device = next(model.parameters()).device.type
     values: dict[str, Tensor] = {}
     was_training = model.training
     model.eval()
-    with (
-        torch.compiler.set_stance("force_eager"),
-        torch.autocast(device, torch.bfloat16, enabled=device == "cuda"),
-    ):
+    with torch.compiler.set_stance("force_eager"), mixed_precision(model.device):
         for world, scenes in held_out.scenes.items():
             for name, schedule, chunks in held_out.schedules():
                 for picture in PICTURES:

@@ -33,6 +33,7 @@ from everview.pipeline.training.losses import Perceptual, episode_loss
 from everview.pipeline.training.model_card import model_card
 from everview.pipeline.training.optimisers import Optimiser
 from everview.pipeline.training.perceptual import open_perceptual
+from everview.pipeline.training.precision import mixed_precision
 from everview.pipeline.training.reporting import CURVE, Curve, Recent, Reporter, reporter
 from everview.pipeline.training.scene_pool import ScenePool
 from everview.pipeline.training.sources import render_scenes, scanned_scenes
@@ -174,7 +175,7 @@ def compile_run(run: TrainRun, report: Reporter) -> None:
     weights = run.config.loss.at(0.0)
     for draw in possible_draws(run.config.data):
         episode = run.feeder.sample(draw, seed=0)
-        with torch.autocast(run.device.type, torch.bfloat16):
+        with mixed_precision(run.device):
             _, outputs = run.model.forward(episode, draw.schedule)
         episode_loss(outputs, episode, weights)[0].backward()
     run.model.zero_grad(set_to_none=True)

@@ -13,6 +13,7 @@ import torch
 from everview.pipeline.training.feeding import Draw, possible_draws
 from everview.pipeline.training.held_out import world_name
 from everview.pipeline.training.losses import episode_loss
+from everview.pipeline.training.precision import mixed_precision
 from everview.pipeline.training.step import training_step
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def time_step(run: TrainRun, draw: Draw) -> dict[str, Any]:
         training_step(run.model, run.optimiser, episode, draw.schedule, weights, 1e-3)
 
     def forward() -> Any:
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda"):
+        with mixed_precision(run.device):
             return run.model.forward(episode, draw.schedule)[1]
 
     def forward_backward() -> None:

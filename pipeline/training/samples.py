@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from everview.pipeline.training.held_out import HeldOut, fixed_episode
+from everview.pipeline.training.precision import mixed_precision
 
 INPUTS_SHOWN = 3
 
@@ -21,15 +22,11 @@ def write_samples(model, held_out: HeldOut, path: Path, scenes: int = 3, chunks:
     From left to right: inputs, the truth, the picture, the picture of the memory alone, the true
     and the predicted depth (near is bright).
     """
-    device = next(model.parameters()).device.type
     was_training = model.training
     model.eval()
     rows: list[Tensor] = []
     causal = next(schedule for name, schedule, _ in held_out.schedules() if name != "set")
-    with (
-        torch.compiler.set_stance("force_eager"),
-        torch.autocast(device, torch.bfloat16, enabled=device == "cuda"),
-    ):
+    with torch.compiler.set_stance("force_eager"), mixed_precision(model.device):
         for world in held_out.scenes.values():
             pictures = []
             for bank in (True, False):

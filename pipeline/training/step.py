@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from everview.models.episode import Episode
 from everview.pipeline.training.losses import LossWeights, Perceptual, episode_loss
 from everview.pipeline.training.optimisers import Optimiser
+from everview.pipeline.training.precision import mixed_precision
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ def training_step(
     Runs under bfloat16 autocast on a GPU and in float32 on a CPU. `perceptual` is needed when
     `weights.perceptual` is positive.
     """
-    device = next(model.parameters()).device.type
-    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+    with mixed_precision(model.device):
         _, outputs = model.forward(episode, schedule)
     loss, parts = episode_loss(outputs, episode, weights, perceptual)
     loss.backward()
