@@ -22,22 +22,24 @@ _ROTARY_BASE = 100.0
 def rotary_table(
     grid: tuple[int, int], head_dim: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Cosine and sine [T, head_dim / 2] of a grid of patches: half for rows, half for columns."""
+    """Cosine and signed sine [T, head_dim] of a grid of patches, for `rotate`.
+
+    Of each half of the channels the first half turns with the row, the second with the column.
+    """
     rows, columns = grid
     quarter = head_dim // 4
     rates = _ROTARY_BASE ** (-torch.arange(quarter, device=device, dtype=torch.float32) / quarter)
     row = torch.arange(rows, device=device, dtype=torch.float32).repeat_interleave(columns)
     column = torch.arange(columns, device=device, dtype=torch.float32).repeat(rows)
     angles = torch.cat([row[:, None] * rates, column[:, None] * rates], dim=-1)
-    return angles.cos(), angles.sin()
+    cosine, sine = angles.cos(), angles.sin()
+    return torch.cat([cosine, cosine], -1), torch.cat([-sine, sine], -1)
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotate channel pairs (i, i + half) of x [B, T, ..., head_dim] by the table's [T, half]."""
-    first, second = x.chunk(2, dim=-1)
-    shape = (len(cosine), *(1,) * (x.ndim - 3), -1)
-    cosine, sine = cosine.to(x.dtype).view(shape), sine.to(x.dtype).view(shape)
-    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+    """Rotate channel pairs (i, i + half) of x [..., head_dim]; the table broadcasts against x."""
+    # whole rows times a table: halves of rows are too short for a processor's vector loops
+    return x * cosine + x.roll(x.shape[-1] // 2, -1) * sine
 
 
 class WindowAttention(nn.Module):
@@ -64,7 +66,10 @@ class WindowAttention(nn.Module):
         value = qkv[:, :, 2]
         gains = torch.stack([self.query_norm.weight, self.key_norm.weight])[:, None]
         normed = rms_normalise(qkv[:, :, :2], gains, self.query_norm.eps)
-        cosine, sine = rotary_table(grid, self.head_dim, x_BVTC.device)
+        cosine, sine = (
+            table.to(normed.dtype)[:, None, None]
+            for table in rotary_table(grid, self.head_dim, x_BVTC.device)
+        )
         query, key = rotate(normed, cosine, sine).to(value.dtype).unbind(2)
         mixed = functional.scaled_dot_product_attention(
             query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
