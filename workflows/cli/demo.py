@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from everview.pipeline.streaming.config import StreamConfig
 from everview.workflows.cli.arguments import CommonFlags
@@ -52,7 +54,7 @@ def run(arguments: Arguments) -> Outcome:
     )
 
 
-def _score(metrics: dict[str, object]) -> str:
+def _score(metrics: Mapping[str, Any]) -> str:
     """One line: how good the held-out views are, beside the better of the simple ways."""
     floors = metrics.get("floors") or {}
     psnr = {name: row["psnr"] for name, row in floors.items() if row and row.get("psnr")}
