@@ -56,16 +56,20 @@ def march(o: Vector, d: Vector, shape: Shape) -> Tensor:
     outer, inner = near + step * (first - 1.0), near + step * first
     f_outer = height(_at(o, d, outer), shape).clamp(min=1e-9)
     f_inner = height(_at(o, d, inner), shape).clamp(max=-1e-9)
+    moved_inner = torch.full_like(hits, False)
+    moved_outer = moved_inner
     for _ in range(_REFINEMENTS):
-        # Illinois: a stale end's value is halved, so that both ends close in
         middle = outer + (inner - outer) * (f_outer / (f_outer - f_inner))
         f_middle = height(_at(o, d, middle), shape)
         is_inner = f_middle < 0
+        # Illinois: the value of an end that stays put twice is halved, so that both ends close in
         f_outer, f_inner = (
-            torch.where(is_inner, 0.5 * f_outer, f_middle).clamp(min=1e-12),
-            torch.where(is_inner, f_middle, 0.5 * f_inner).clamp(max=-1e-12),
+            torch.where(is_inner, torch.where(moved_inner, 0.5, 1.0) * f_outer, f_middle),
+            torch.where(is_inner, f_middle, torch.where(moved_outer, 0.5, 1.0) * f_inner),
         )
+        f_outer, f_inner = f_outer.clamp(min=1e-12), f_inner.clamp(max=-1e-12)
         outer, inner = torch.where(is_inner, outer, middle), torch.where(is_inner, middle, inner)
+        moved_inner, moved_outer = is_inner, ~is_inner
     t = outer + (inner - outer) * (f_outer / (f_outer - f_inner))
     return torch.where(hits, t, torch.full_like(t, torch.inf))
 

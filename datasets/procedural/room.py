@@ -61,11 +61,10 @@ def draw(seeds: Sequence[int], dynamic: bool) -> SceneBatch:
     group[:, _LOOSE] = [1, 2, 3]
     group[:, _CHAIRS[0]] = 4
     group[:, _PLANT] = np.where(draws.chance(0.3), 2, TRACKS + 1)[:, None]
-    moving = draws.integers(high=TRACKS)[:, None] + 1
-    bodies.track = np.where((group <= moving) & dynamic, group, 0)
+    bodies.track = np.where((group <= TRACKS) & dynamic, group, 0)
     lead = bodies.centre[:, [_LOOSE.start, _LOOSE.start + 1, _LOOSE.start + 2, _CHAIRS[0].start]]
     pivot = np.where(np.abs(lead) < 20.0, lead, 0.0)
-    motion = draw_motion(draws, pivot, np.full(batch, 0.3), dynamic)
+    motion = draw_motion(draws, pivot, np.full(batch, 0.4), dynamic)
 
     lamp = np.stack([*(0.75 * half * draws.uniform(2, low=-1.0)).T, height * 0.96], -1)
     reach = 1.0 / (half**2).sum(-1)
