@@ -96,6 +96,7 @@ class _Reader:
         self.options = options
         self.shared: Lens | None = None
         self.applied_scale = 1.0
+        self.num_without_depth = 0
         if "applied_scale" in content:
             self.applied_scale = finite_number(content["applied_scale"], "applied_scale", index)
         if "fl_x" in content or "camera_angle_x" in content:
@@ -129,9 +130,9 @@ class _Reader:
             lens=self._frame_lens(entry, image),
             c2w_cv=c2w_cv,
             time_s=time_s,
-            depth=self._part(entry, "depth_file_path"),
+            depth=self._depth(entry),
             depth_unit=0.001 * self.applied_scale,
-            mask=self._part(entry, "mask_path"),
+            mask=self._mask(entry),
         )
 
     def _frame_lens(self, entry: Mapping[str, Any], image: Path) -> Lens:
@@ -157,14 +158,25 @@ class _Reader:
                         return path_inside(self.root, str(candidate), allow_external=external)
         raise DataError(f"no image file {named}")
 
-    def _part(self, entry: Mapping[str, Any], key: str) -> Path | None:
-        name = entry.get(key)
-        if name is None:
+    def _depth(self, entry: Mapping[str, Any]) -> Path | None:
+        """None, and counted, when the file isn't there: the picture is still of use."""
+        path = self._part(entry, "depth_file_path")
+        if path is not None and not file_exists(path):
+            self.num_without_depth += 1
             return None
-        path = path_inside(self.root, name, allow_external=self.options.allow_external_paths)
-        if not file_exists(path):
-            raise DataError(f"no file {path}, which {key} names")
         return path
+
+    def _mask(self, entry: Mapping[str, Any]) -> Path | None:
+        """A frame whose mask isn't there can't be used: what must be ignored would count."""
+        path = self._part(entry, "mask_path")
+        if path is not None and not file_exists(path):
+            raise DataError(f"no mask file {path}")
+        return path
+
+    def _part(self, entry: Mapping[str, Any], key: str) -> Path | None:
+        if entry.get(key) is None:
+            return None
+        return path_inside(self.root, entry[key], allow_external=self.options.allow_external_paths)
 
     def scale(self, records: list[FrameRecord]) -> tuple[Scale, tuple[str, ...]]:
         """What the world's unit is, and what was decided on the way."""
@@ -185,6 +197,8 @@ class _Reader:
         reduced = {r.image.parent.name for r in records} & set(_REDUCED)
         if reduced:
             notes.append(f"images from {', '.join(sorted(reduced))}; intrinsics scaled with them")
+        if self.num_without_depth:
+            notes.append(f"{self.num_without_depth} frames list a depth file that is not there")
         if "applied_transform" in self.content:
             notes.append("applied_transform is part of the poses and is left there")
         if any(record.time_s is not None for record in records):

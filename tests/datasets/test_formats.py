@@ -50,6 +50,15 @@ def test_frames_listed_without_an_image_are_skipped_and_counted(transforms):
     assert capture[1].name == "images/0002.png"
 
 
+def test_a_missing_depth_file_costs_the_depth_and_a_missing_mask_the_frame(transforms):
+    (transforms.parent / "depth" / "0001.png").unlink()
+    edited(transforms, lambda c: c["frames"][2].update(mask_path="masks/none.png"))
+    capture = open_capture(transforms)
+    assert [frame.depth is None for frame in capture] == [False, True]
+    assert "no mask file" in capture.skipped[0].reason
+    assert any("1 frames list a depth file" in note for note in capture.info.notes)
+
+
 def test_a_frame_overrides_the_global_intrinsics(transforms):
     def change(content):
         content["frames"][1] |= disk.INTRINSICS | {"fl_x": 133.0}
