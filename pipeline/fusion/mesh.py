@@ -79,9 +79,15 @@ class TsdfVolume:
         intrinsics = o3d.core.Tensor(matrix)
         extrinsics = o3d.core.Tensor(view.camera.w2c_cv)
         farthest = float(trusted.max()) * 1.01
-        blocks = self._grid.compute_unique_block_coordinates(
-            depth, intrinsics, extrinsics, 1.0, farthest, _TRUNCATION_VOXELS
-        )
+        try:
+            blocks = self._grid.compute_unique_block_coordinates(
+                depth, intrinsics, extrinsics, 1.0, farthest, _TRUNCATION_VOXELS
+            )
+        except RuntimeError as error:
+            # a view of a few stray pixels: Open3D samples every 4th and may meet none of them
+            if "No block is touched" in str(error):
+                return
+            raise
         if self._grid.hashmap().size() + blocks.shape[0] > self._max_blocks:
             self.is_full = True
             _, known = self._grid.hashmap().find(blocks)

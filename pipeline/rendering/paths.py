@@ -75,7 +75,7 @@ def spiral(layout: Survey, frames: int, time_s: float | None = None) -> CameraPa
     reach = np.minimum(np.percentile(np.abs(offsets), 80, axis=0), 0.15 * layout.radius)
     reach = np.maximum(reach, 0.02 * layout.radius)
     swing = np.stack([np.cos(phase), np.sin(phase), np.sin(phase / 2)], axis=1) * reach
-    positions = list(pose[:3, 3] + swing @ pose[:3, :3].T)
+    positions = [_no_nearer(layout, point) for point in pose[:3, 3] + swing @ pose[:3, :3].T]
     return _looking_at_target("spiral", layout, positions, time_s)
 
 
@@ -124,6 +124,15 @@ def _looking_at_target(
         layout.middle.moved(look_at(position, layout.target, layout.up)) for position in positions
     )
     return CameraPath(name, cameras, (time_s,) * len(cameras), is_closed=True)
+
+
+def _no_nearer(layout: Survey, point: np.ndarray) -> np.ndarray:
+    """`point`, moved away from an inward capture's target to the nearest captured distance."""
+    if not layout.is_inward:
+        return point
+    closest = np.linalg.norm(_centres(layout) - layout.target, axis=1).min()
+    offset = point - layout.target
+    return layout.target + offset * max(1.0, closest / np.linalg.norm(offset))
 
 
 def _centres(layout: Survey) -> np.ndarray:

@@ -53,7 +53,9 @@ def test_chunk_boundaries_follow_from_counts_and_are_recorded(make, frames):
     rows = read_frames(session.out)
     assert [row["id"] for row in rows] == list(range(10))
     assert [row["chunk"] for row in rows] == [0] * 4 + [1] * 4 + [2] * 2
-    assert all(row["latency_ms"] > 0 and row["state_mib"] > 0 and row["rss_mib"] > 0 for row in rows)
+    assert all(
+        row["latency_ms"] > 0 and row["state_mib"] > 0 and row["rss_mib"] > 0 for row in rows
+    )
     residuals = [row["residual"] for row in rows]
     assert [i for i, value in enumerate(residuals) if value is not None] == [4, 8]
 
