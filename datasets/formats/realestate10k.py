@@ -63,15 +63,16 @@ def read(source: str, index: Path, options: ReadOptions) -> Capture:
     rows = read_table(index, columns=_COLUMNS, skip_lines=1)
     notes = (f"{index.name}: OpenCV world-to-camera, inverted; intrinsics relative to the size",)
     info = CaptureInfo(source, FORMAT, "up_to_scale", None, True, has_time=True, notes=notes)
-    folder = _frame_folder(index)
-    if folder is None:
-        video = _video(index)
-        if video is None:
-            raise DataError(
-                f"{index} has no frames; put them into {index.with_suffix('')} or the video "
-                f"beside it as {index.stem}.mp4"
-            )
+    folder, video = _frame_folder(index.with_suffix("")), _video(index)
+    if folder is None and video is not None:
         return PosedVideo(info, rows, VideoCapture(source, video, options), index)
+    near = index.parent
+    folder = folder or _frame_folder(near / "frames", near / "images", near)
+    if folder is None:
+        raise DataError(
+            f"{index} has no frames; put them into {index.with_suffix('')} or the video beside it "
+            f"as {index.stem}.mp4"
+        )
     records, skipped = [], []
     for row, name in zip(rows, _frame_names(index, folder, rows), strict=True):
         try:
@@ -94,13 +95,8 @@ def _view(index: Path, row: np.ndarray) -> tuple[Lens, np.ndarray]:
     return lens_of(index, width=1, height=1, fx=fx, fy=fy, cx=cx, cy=cy), pose
 
 
-def _frame_folder(index: Path) -> Path | None:
-    candidates = (index.with_suffix(""), index.parent / "frames", index.parent / "images",
-                  index.parent)  # fmt: skip
-    for folder in candidates:
-        if folder.is_dir() and image_names(folder):
-            return folder
-    return None
+def _frame_folder(*candidates: Path) -> Path | None:
+    return next((f for f in candidates if f.is_dir() and image_names(f)), None)
 
 
 def _video(index: Path) -> Path | None:
