@@ -58,7 +58,8 @@ def run(arguments: TrainArguments) -> Outcome:
         with run.timed("train"):
             done = train(config, run.path)
         facts = dict(done.metrics)
-        run.note(device={"name": facts["device"]}, weights=done.weights)
+        place = None if done.weights is None else str(done.weights)
+        run.note(device={"name": facts["device"]}, weights={"name": config.name, "folder": place})
         values = {key: facts.pop(key) for key in ("loss", "step", "tokens")}
         values |= {
             "psnr": facts["held_out_psnr"].get("set/rgb"),
