@@ -123,7 +123,7 @@ def procedural(num_scenes: int = 8, size: int = 128, frames: int = 37) -> Protoc
     37 frames: every 8th held out leaves 32 to observe, which 1, 4 and 8 chunks share evenly.
     """
     scenes = tuple(
-        ProceduralScene(*_KINDS[i % len(_KINDS)][:1], HELD_OUT_SEEDS + i,
+        ProceduralScene(_KINDS[i % len(_KINDS)][0], HELD_OUT_SEEDS + i,
                         _KINDS[i % len(_KINDS)][1], frames, size)
         for i in range(num_scenes)
     )  # fmt: skip

@@ -71,10 +71,12 @@ def line_chart(
     note: str = "",
     from_zero: bool = False,
     log: bool = False,
+    least_span: float = 0.0,
 ) -> Chart | None:
     """A chart of one or more curves over a common axis; None when fewer than two points exist.
 
     from_zero: the y axis starts at 0. log: logarithmic y axis, for positive values.
+    least_span: the y axis covers at least this much, so that noise isn't blown up to a story.
     """
     clean = [_clean(one, log) for one in series]
     clean = [(label, x, y) for label, x, y in clean if len(x) >= 2]
@@ -84,6 +86,8 @@ def line_chart(
     ys = np.concatenate([y for _, _, y in clean])
     low, high = float(ys.min()), float(ys.max())
     low = min(low, 0.0) if from_zero and not log else low
+    spare = max(0.0, least_span - (high - low)) / 2
+    low, high = low - spare, high + spare
     if high - low < 1e-12 * max(abs(high), 1.0):
         low, high = low - (abs(low) * 0.05 or 0.5), high + (abs(high) * 0.05 or 0.5)
     y_ticks = _log_ticks(low, high) if log else round_ticks(low, high, 5)

@@ -11,7 +11,7 @@ import yaml
 
 from everview.pipeline.evaluation.error_map import error_picture
 from everview.pipeline.evaluation.table import FLOOR_LABELS
-from everview.pipeline.report.charts import Chart, Series, line_chart, number
+from everview.pipeline.report.charts import number
 from everview.pipeline.report.contents import PictureSet, RunContents
 from everview.pipeline.report.embedding import Budget, Embedded, embed_picture, load_picture
 
@@ -155,69 +155,6 @@ def stills(run: RunContents, budget: Budget) -> list[tuple[str, Embedded]]:
     return shown
 
 
-def stream_charts(run: RunContents) -> list[Chart]:
-    """Latency, memory, and how well the next frame was foreseen, over the stream."""
-    rows = [row for row in run.frames if row.get("id") is not None]
-    inputs = [row for row in rows if row.get("role") != "held_out"]
-    held_out = [row for row in rows if row.get("role") == "held_out"]
-    several = len({row.get("scene") for row in rows}) > 1
-    details = run.metrics.get("details") or {}
-    charts = []
-    if not several:
-        charts = [
-            line_chart("Latency", [_series("arrival to absorbed", inputs, "latency_ms")],
-                       "frame", "ms", "from a frame's arrival to its place in the memory",
-                       from_zero=True),
-            line_chart("Memory", [_series("process", inputs, "rss_mib"),
-                                  _series("state", inputs, "state_mib")],
-                       "frame", "MiB", "bounded: it does not grow with the stream", from_zero=True),
-            line_chart("Foreseen", [_series("next chunk before it is learned", inputs, "residual")],
-                       "frame", "dB", "PSNR of a chunk's first frame before the chunk is absorbed"),
-            line_chart("Held-out quality", [_series("rendered", held_out, "psnr")], "frame", "dB",
-                       "PSNR of each held-out view after the whole stream"),
-            line_chart("Time to render", [_series("one view", held_out, "latency_ms")], "frame",
-                       "ms", "one held-out view, rendered alone", from_zero=True),
-        ]  # fmt: skip
-    curve = details.get("retention_psnr") or _only_scene(run).get("retention_curve_db") or []
-    retention = Series("first chunk", list(range(1, len(curve) + 1)), curve)
-    charts.append(
-        line_chart("Retention", [retention], "chunk", "dB",
-                   "PSNR of the first chunk's frames after each later chunk, memory alone")
-    )  # fmt: skip
-    return [chart for chart in charts if chart is not None]
-
-
-def training_charts(run: RunContents) -> list[Chart]:
-    """Loss and its parts, learning rate, and held-out quality, over the steps of a training run."""
-    lines = [line for line in run.curve if isinstance(line.get("step"), int | float)]
-    steps = [line for line in lines if "loss" in line]
-    if not steps:
-        return []
-    x = [line["step"] for line in steps]
-    skipped = {"step", "elapsed_s", "progress", "tokens", "rate", "ms_per_step", "skipped",
-               "gradient_norm", "loss"}  # fmt: skip
-    parts = [key for key in steps[-1] if key not in skipped and _is_number(steps[-1][key])][:4]
-    series = [Series(key, x, [line.get(key) for line in steps]) for key in ("loss", *parts)]
-    charts = [
-        line_chart("Loss", series, "step", "", "logarithmic", log=True),
-        line_chart("Gradient norm", [_over("norm", steps, "gradient_norm")], "step", "", log=True),
-        line_chart("Learning rate", [_over("factor", steps, "rate")], "step", "", from_zero=True),
-        line_chart(
-            "Step time", [_over("time", steps, "ms_per_step")], "step", "ms", from_zero=True
-        ),
-    ]
-    measured = [line for line in lines if isinstance(line.get("held_out"), dict)]
-    names = sorted(
-        {key for line in measured for key in line["held_out"]}, key=lambda k: (k.count("/"), k)
-    )
-    held_out = [
-        Series(n, [m["step"] for m in measured], [m["held_out"].get(n) for m in measured])
-        for n in names[:5]
-    ]
-    charts.append(line_chart("Held-out scenes", held_out, "step", "dB", "PSNR"))
-    return [chart for chart in charts if chart is not None]
-
-
 def gap_rows(run: RunContents) -> list[tuple[str, ...]]:
     """`set` against `chunk_causal`: chunks, PSNR, gap, memory alone, gap, half-life."""
     gaps = (run.metrics.get("details") or {}).get("gaps") or []
@@ -286,20 +223,6 @@ def _floors(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
     floors = metrics.get("floors")
     known = floors if isinstance(floors, dict) else {}
     return {name: known[name] for name in FLOOR_LABELS if isinstance(known.get(name), dict)}
-
-
-def _only_scene(run: RunContents) -> dict[str, Any]:
-    scenes = run.metrics.get("scenes") or []
-    return scenes[0] if len(scenes) == 1 else {}
-
-
-def _series(label: str, rows: Sequence[dict[str, Any]], key: str) -> Series:
-    known = [row for row in rows if row.get(key) is not None]
-    return Series(label, [row["id"] for row in known], [row[key] for row in known])
-
-
-def _over(label: str, lines: Sequence[dict[str, Any]], key: str) -> Series:
-    return Series(label, [line["step"] for line in lines], [line.get(key) for line in lines])
 
 
 def _evenly(items: Sequence[Any], most: int) -> list[Any]:

@@ -22,6 +22,7 @@ from everview.pipeline.report.camera_plot import CameraPanel, camera_panels
 from everview.pipeline.report.charts import number
 from everview.pipeline.report.contents import RunContents, read_contents
 from everview.pipeline.report.embedding import Budget, embed_video
+from everview.pipeline.report.run_charts import stream_charts, training_charts
 from everview.pipeline.runs import write_text
 from everview.pipeline.runs.provenance import library_versions
 
@@ -91,8 +92,8 @@ def _shown(run: RunContents) -> dict[str, Any]:
         "stills": sections.stills(run, budget),
         "panels": _panels(run),
         "camera_note": _camera_note(run),
-        "stream_charts": sections.stream_charts(run),
-        "training_charts": sections.training_charts(run),
+        "stream_charts": stream_charts(run),
+        "training_charts": training_charts(run),
         "training_note": _training_note(run),
         "gaps": sections.gap_rows(run),
         "scenes": sections.scene_rows(run),
