@@ -17,6 +17,7 @@ from torch import Tensor
 from everview.datasets.cameras import Cameras
 from everview.models.episode import Episode
 from everview.models.gauge import fit_gauge
+from everview.models.scene_model import SceneModel
 from everview.models.schedule import CHUNK_CAUSAL, SET, Schedule
 from everview.models.views import Views
 from everview.pipeline.training.config import DataConfig, EvaluationConfig, World
@@ -62,7 +63,7 @@ def world_name(world: World) -> str:
 
 
 @torch.no_grad()
-def measure(model, held_out: HeldOut) -> dict[str, float]:
+def measure(model: SceneModel, held_out: HeldOut) -> dict[str, float]:
     """Mean PSNR in dB by `world/schedule/picture`, and means over worlds by `schedule/picture`.
 
     `picture` is rgb, or memory_rgb for the memory without its frame bank. Runs uncompiled: its
@@ -77,8 +78,8 @@ def measure(model, held_out: HeldOut) -> dict[str, float]:
                 for picture in PICTURES:
                     episode = fixed_episode(scenes, held_out.config, chunks, picture == "rgb")
                     _, outputs = model.forward(episode, schedule)
-                    error = psnr(outputs.targets.rgb, episode.targets.images)
-                    values[f"{world}/{name}/{picture}"] = error
+                    truth = known(episode.targets.images)
+                    values[f"{world}/{name}/{picture}"] = psnr(known(outputs.targets.rgb), truth)
     model.train(was_training)
     plain = dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
     for name, _, _ in held_out.schedules():
@@ -100,7 +101,7 @@ def fixed_episode(
     seen, asked = _views(scenes, inputs), _views(scenes, targets)
     sizes = (config.inputs // chunks,) * chunks
     first = slice(0, sizes[0])
-    gauge = fit_gauge(seen.cameras[:, first], "metric", depth=seen.depth[:, first])
+    gauge = fit_gauge(seen.cameras[:, first], "metric", depth=known(seen.depth)[:, first])
     mask = torch.full(asked.cameras.shape, bank, device=scenes.images.device)
     return Episode(seen, asked, sizes, gauge, mask)
 
@@ -120,3 +121,9 @@ def psnr(images: Tensor, truth: Tensor) -> Tensor:
     """Mean over images of the PSNR in dB of [..., 3, H, W] on [0, 1], clamped."""
     error = (images.float().clamp(0, 1) - truth).square().mean((-3, -2, -1))
     return (-10 * error.clamp(min=1e-10).log10()).mean()
+
+
+def known(value: Tensor | None) -> Tensor:
+    """A tensor that held-out scenes always have."""
+    assert value is not None
+    return value

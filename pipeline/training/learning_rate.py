@@ -81,10 +81,10 @@ class Ramp:
 
     def value(self, progress: float) -> float:
         """The number at `progress` in [0, 1]."""
-        if progress <= self.start:
-            return self.first
         if progress >= self.stop:
             return self.last
+        if progress <= self.start:
+            return self.first
         share = (progress - self.start) / (self.stop - self.start)
         return self.first + share * (self.last - self.first)
 

@@ -64,7 +64,7 @@ class TrainRun:
     config: TrainConfig
     out: Path
     device: torch.device
-    model: Any
+    model: SceneModel
     optimiser: Optimiser
     feeder: Feeder
     held_out: HeldOut

@@ -102,7 +102,7 @@ class Optimiser:
 
     def _judge(self) -> Verdict:
         """Norm of the whole gradient, and whether to use it, without leaving the device."""
-        norms = torch._foreach_norm([p.grad for p in self._parameters])
+        norms = torch._foreach_norm([_gradient(p) for p in self._parameters])
         norm = torch.linalg.vector_norm(torch.stack(norms))
         typical = self._state["typical_norm"]
         limit = torch.where(typical > 0, typical * self.config.skip_above, torch.inf)
@@ -117,7 +117,7 @@ class Optimiser:
     def _muon(
         self, shape: tuple[int, int], matrices: list[HiddenMatrix], verdict: Verdict, rate: float
     ) -> None:
-        gradient = torch.stack([matrix.of(matrix.parameter.grad) for matrix in matrices])
+        gradient = torch.stack([matrix.of(_gradient(matrix.parameter)) for matrix in matrices])
         # not a product: 0 x NaN would let a refused gradient through
         gradient = torch.where(verdict.accepted > 0, gradient * verdict.scale, 0.0)
         mean = self._state[f"muon.{shape[0]}x{shape[1]}"]
@@ -134,7 +134,7 @@ class Optimiser:
         config, state = self.config, self._state
         if not self._rest:
             return
-        gradient = torch.cat([parameter.grad.flatten() for parameter in self._rest])
+        gradient = torch.cat([_gradient(parameter).flatten() for parameter in self._rest])
         gradient = torch.where(verdict.accepted > 0, gradient * verdict.scale, 0.0)
         mean, square, count = state["adamw.mean"], state["adamw.square"], state["accepted_steps"]
         mean.lerp_(gradient, (1 - config.beta1) * verdict.accepted)
@@ -150,3 +150,8 @@ class Optimiser:
             for part, parameter in zip(update.split(self._sizes), self._rest, strict=True)
         ]
         torch._foreach_sub_(list(self._rest), parts)
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad

@@ -9,14 +9,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from everview.pipeline.training.held_out import HeldOut, fixed_episode
+from everview.models.scene_model import SceneModel
+from everview.pipeline.training.held_out import HeldOut, fixed_episode, known
 from everview.pipeline.training.precision import mixed_precision
 
 INPUTS_SHOWN = 3
 
 
 @torch.no_grad()
-def write_samples(model, held_out: HeldOut, path: Path, scenes: int = 3, chunks: int = 4) -> Path:
+def write_samples(
+    model: SceneModel, held_out: HeldOut, path: Path, scenes: int = 3, chunks: int = 4
+) -> Path:
     """A PNG of `scenes` scenes a world, streamed in `chunks` chunks.
 
     From left to right: inputs, the truth, the picture, the picture of the memory alone, the true
@@ -32,13 +35,14 @@ def write_samples(model, held_out: HeldOut, path: Path, scenes: int = 3, chunks:
             for bank in (True, False):
                 episode = fixed_episode(world, held_out.config, chunks, bank)
                 _, outputs = model.forward(episode, causal)
-                pictures.append(outputs.targets.rgb)
-            inputs, truth = episode.inputs.images, episode.targets.images
-            true_depth = episode.gauge.depth_to_model(episode.targets.depth)
+                pictures.append(known(outputs.targets.rgb))
+            inputs, truth = known(episode.inputs.images), known(episode.targets.images)
+            true_depth = episode.gauge.depth_to_model(known(episode.targets.depth))
+            log_depth = known(outputs.targets.log_depth)
             for scene in range(min(scenes, len(truth))):
                 target = scene % truth.shape[1]
                 shown = inputs[scene, :: max(1, inputs.shape[1] // INPUTS_SHOWN)][:INPUTS_SHOWN]
-                depth = outputs.targets.log_depth[scene, target].exp()
+                depth = log_depth[scene, target].exp()
                 columns = [*shown, truth[scene, target]]
                 columns += [picture[scene, target] for picture in pictures]
                 columns += [as_grey(true_depth[scene, target]), as_grey(depth)]

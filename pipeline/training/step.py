@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from everview.models.episode import Episode
+from everview.models.scene_model import SceneModel
+from everview.models.schedule import Schedule
 from everview.pipeline.training.losses import LossWeights, Perceptual, episode_loss
 from everview.pipeline.training.optimisers import Optimiser
 from everview.pipeline.training.precision import mixed_precision
@@ -30,10 +32,10 @@ class StepResult:
 
 
 def training_step(
-    model,
+    model: SceneModel,
     optimiser: Optimiser,
     episode: Episode,
-    schedule,
+    schedule: Schedule,
     weights: LossWeights,
     rate_factor: float,
     perceptual: Perceptual | None = None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from everview.models.steps import ConstantStep
 from everview.pipeline.training.config import EpisodeShape, TrainConfig
@@ -27,7 +28,7 @@ def ablation_base() -> TrainConfig:
     )
 
 
-def _model(name: str, **changes) -> TrainConfig:
+def _model(name: str, **changes: Any) -> TrainConfig:
     base = ablation_base()
     return replace(base, name=name, model=replace(base.model, **changes))
 
