@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.models.scenes import episode, scene_model, streamed
 
 from everview.models.config import BankConfig
 from everview.models.episode import Episode
@@ -14,6 +13,7 @@ from everview.models.scene_model import Query
 from everview.models.schedule import CHUNK_CAUSAL, CHUNKED_SET, SET, SHIFTED, Schedule
 from everview.models.state import named_tensors
 from everview.models.views import Views
+from tests.models.scenes import episode, scene_model, streamed
 
 CAUSAL = [CHUNK_CAUSAL, SHIFTED]
 EXACT = {"rtol": 0, "atol": 1e-12}

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load, save
-from tests.models.scenes import episode, scene_model, streamed
 
 from everview.models.config import BankConfig, tiny
 from everview.models.elastic import Elastic
@@ -25,6 +24,7 @@ from everview.models.state import (
     to_device,
 )
 from everview.models.views import Views
+from tests.models.scenes import episode, scene_model, streamed
 
 BANK = BankConfig(capacity=4, hypotheses=8, features=8, groups=4, refine_channels=8)
 
@@ -118,10 +118,10 @@ def test_a_gate_closes_one_scene_of_a_batch() -> None:
         assert torch.equal(tensor[0], dict(named_tensors(state.layers))[name][0])
         assert torch.equal(tensor[1], dict(named_tensors(open_.layers))[name][1])
     assert gated.clock.chunks.tolist() == [1, 2]
+    banked = scene_model(bank=BANK)
+    views = (*views[:2], streamed(banked, seen))
     with pytest.raises(ValueError, match="gated together"):
-        banked = scene_model(bank=BANK)
-        streamed_state = streamed(banked, seen)
-        banked.observe(*(seen.inputs.images, *views[:2], streamed_state), gate_B=torch.eye(2)[0])
+        banked.observe(images, *views, gate_B=torch.tensor([0.0, 1.0]))
 
 
 def test_a_state_of_other_weights_is_refused_with_the_way_out() -> None:
@@ -171,8 +171,8 @@ def test_tensors_that_are_not_a_state_are_refused() -> None:
         state_from_tensors(tensors | {name: tensors[name][:, :1]}, facts, blank)
     with pytest.raises(StateError, match="'surprise'"):
         state_from_tensors(tensors | {"surprise": tensors[name]}, facts, blank)
+    few = tensors["bank.time_s"][:, :1]
     with pytest.raises(StateError, match="bank don't match"):
-        few = tensors["bank.time_s"][:, :1]
         state_from_tensors(tensors | {"bank.time_s": few}, facts, blank)
 
 

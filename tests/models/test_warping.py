@@ -1,0 +1,160 @@
+"""Copying from other views: exact where depth is true; and the sweep, which finds that depth."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from everview.models.config import BankConfig
+from everview.models.heads import Refinement, TokenHead
+from everview.models.sweep import MatchingFeatures, PlaneSweep
+from everview.models.warping import (
+    gather_frames,
+    pixel_grid,
+    point_rays,
+    project_into_sources,
+    sample_sources,
+)
+from tests.models.scenes import above_plane, plane_views
+
+
+def sources_of(cameras, first: int = 1):
+    """All cameras but the first as the sources [B, 1, S] of the first."""
+    rest = cameras[:, None, first:]
+    index = torch.arange(first, cameras.shape[1]).view(1, 1, -1)
+    return rest, index
+
+
+def test_true_depth_copies_what_the_other_camera_saw() -> None:
+    cameras = above_plane().to(torch.float32)
+    seen = plane_views(above_plane())
+    sources, index = sources_of(cameras)
+    rays = point_rays(cameras[:, :1], pixel_grid(64, 64, 1, torch.device("cpu")))
+    depth = seen.depth[:, :1].flatten(2)[..., None]
+    coordinates, inside = project_into_sources(cameras[:, :1], rays, depth, sources)
+    copied = sample_sources(gather_frames(seen.images, index), coordinates)[..., 0]
+    truth = seen.images[:, :1].flatten(3)[:, :, None]
+    error = (copied - truth).abs().amax(3)
+    assert inside[..., 0].float().mean() > 0.6
+    # a pixel inside by its centre may still blend with the border's, half a pixel in
+    core = (coordinates[..., 0, :].abs().amax(-1) < 1 - 1 / 64) & inside[..., 0]
+    assert float(error[core].max()) < 1e-2
+
+
+def test_a_wrong_depth_does_not() -> None:
+    cameras = above_plane().to(torch.float32)
+    seen = plane_views(above_plane())
+    sources, index = sources_of(cameras)
+    rays = point_rays(cameras[:, :1], pixel_grid(64, 64, 1, torch.device("cpu")))
+    depth = 1.2 * seen.depth[:, :1].flatten(2)[..., None]
+    coordinates, _ = project_into_sources(cameras[:, :1], rays, depth, sources)
+    copied = sample_sources(gather_frames(seen.images, index), coordinates)[..., 0]
+    assert (copied - seen.images[:, :1].flatten(3)[:, :, None]).abs().mean() > 5e-2
+
+
+def test_a_camera_finds_its_own_pixels_at_any_depth() -> None:
+    camera = above_plane(1).to(torch.float32)
+    pixels = pixel_grid(64, 64, 8, torch.device("cpu"))
+    depth = torch.rand(1, 1, 64, 3) * 5 + 0.1
+    coordinates, inside = project_into_sources(
+        camera, point_rays(camera, pixels), depth, camera[:, None]
+    )
+    expected = (pixels / 32 - 1)[None, None, None, :, None].expand_as(coordinates)
+    torch.testing.assert_close(coordinates, expected, rtol=0, atol=1e-5)
+    assert inside.all()
+
+
+def test_points_behind_or_outside_a_source_are_not_seen() -> None:
+    cameras = above_plane(2).to(torch.float32)
+    rays = point_rays(cameras[:, :1], pixel_grid(64, 64, 64, torch.device("cpu")))
+    away = cameras[:, 1:].c2w_cv.clone()
+    away[..., :3, 1:3] *= -1  # turned to the sky
+    behind = type(cameras)(64, 64, cameras.intrinsics[:, 1:], away)[:, None]
+    depth = torch.full((1, 1, 1, 1), 2.0)
+    coordinates, inside = project_into_sources(cameras[:, :1], rays, depth, behind)
+    assert not inside.any()
+    assert coordinates.abs().max() <= 2
+    _, inside = project_into_sources(cameras[:, :1], rays, depth, cameras[:, None, 1:])
+    assert inside.all()
+
+
+def test_blocks_are_sampled_at_their_centres() -> None:
+    grid = pixel_grid(16, 24, 8, torch.device("cpu"))
+    assert grid.tolist() == [[4, 4], [12, 4], [20, 4], [4, 12], [12, 12], [20, 12]]
+
+
+def test_the_sweep_varies_least_at_the_true_depth() -> None:
+    """Raw colours as features: the sources agree where the plane is."""
+    config = BankConfig(hypotheses=33, near=1.0, far=4.0, features=1, groups=1)
+    sweep = PlaneSweep(config, dim=8, patch=8)
+    cameras = above_plane().to(torch.float32)
+    seen = plane_views(above_plane())
+    sources, index = sources_of(cameras)
+    rays = point_rays(cameras[:, :1], pixel_grid(64, 64, 8, torch.device("cpu")))
+    depths = sweep.depths.view(1, 1, 1, -1)
+    coordinates, inside = project_into_sources(cameras[:, :1], rays, depths, sources)
+    maps = torch.cat([torch.ones(1, 5, 1, 64, 64), seen.images], 2)
+    samples = sample_sources(gather_frames(maps, index), coordinates)
+    variance = sweep._agreement(samples, inside).unflatten(-1, (33, 6))[..., 1]
+    variance = torch.where(inside.all(2), variance, torch.inf)
+    judged = inside.all(2).sum(-1) > 20  # patches that all sources see over most of the range
+    best = sweep.depths[variance.argmin(-1)]
+    truth = seen.depth[:, :1].unfold(2, 8, 8).unfold(3, 8, 8).mean((-1, -2)).flatten(2)
+    error = 32 * (best / truth).log().abs()[judged] / math.log(4)  # in steps of the sweep
+    assert judged.sum() > 30
+    assert (error < 1.01).float().mean() > 0.95
+
+
+def test_the_sweeps_evidence_is_the_sources_variance_mean_and_share() -> None:
+    sweep = PlaneSweep(BankConfig(features=4, groups=2, hypotheses=5), dim=8, patch=8)
+    samples = torch.randn(1, 2, 3, 7, 6, 5)
+    inside = torch.rand(1, 2, 3, 6, 5) > 0.4
+    evidence = sweep._agreement(samples, inside).view(1, 2, 6, 5, 2 + 1 + 3 + 1)
+    for point in range(6):
+        for j in range(5):
+            chosen = samples[0, 1, inside[0, 1, :, point, j], :, point, j]
+            got = evidence[0, 1, point, j]
+            assert float(got[6]) == pytest.approx(len(chosen) / 3)
+            if len(chosen) == 0:
+                assert not got.any()
+                continue
+            groups = chosen.var(0, correction=0).split([2, 2, 3])
+            expected = 8 * torch.stack([group.sum() for group in groups])
+            torch.testing.assert_close(got[:3], expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(got[3:6], chosen[:, 4:].mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_matching_features_lie_over_their_pixels() -> None:
+    """Mirroring the image and the kernels mirrors the map: no half-cell shift is built in."""
+    torch.manual_seed(0)
+    features = MatchingFeatures(4)
+    pictures = torch.rand(1, 1, 3, 16, 16)
+    straight = features(pictures)
+    for module in features.layers:
+        if hasattr(module, "weight"):
+            module.weight.data = module.weight.data.flip(-1).contiguous()
+    mirrored = features(pictures.flip(-1)).flip(-1)
+    torch.testing.assert_close(mirrored, straight, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_at_first_the_refinement_shares_alike_among_what_it_sees() -> None:
+    """With its last layer at zero: the mean over valid copies and the direct colour."""
+    config = BankConfig(sources=4, refine_offsets=(0.0,))
+    refine = Refinement(config)
+    torch.nn.init.zeros_(refine.mix.weight)
+    torch.nn.init.zeros_(refine.mix.bias)
+    cameras = above_plane().to(torch.float32)
+    seen = plane_views(above_plane())
+    sources, index = sources_of(cameras)
+    decoded = TokenHead(8, 8)(torch.randn(1, 1, 64, 8), 64, 64)
+    decoded = decoded._replace(log_depth=seen.depth[:, :1].log())
+    valid = torch.tensor([[[True, True, False, False]]])
+    rgb, log_depth, log_scale = refine(decoded, cameras[:, :1], seen.images, sources, index, valid)
+    core = (slice(None), slice(None), slice(None), slice(24, 40), slice(24, 40))
+    expected = (decoded.rgb + 2 * seen.images[:, :1]) / 3
+    torch.testing.assert_close(rgb[core], expected[core], rtol=0, atol=1e-2)
+    torch.testing.assert_close(log_depth, decoded.log_depth)
+    torch.testing.assert_close(log_scale, decoded.log_scale)
