@@ -185,8 +185,8 @@ class DataConfig:
     """views held of every scene"""
     pool_scenes: int = 1024
     """procedural scenes on the device at a time"""
-    refresh_scenes: int = 32
-    """scenes replaced together, all of one world"""
+    refresh_scenes: int = 16
+    """scenes replaced together, all of one world; as many as are held out, one kernel serves both"""
     reuse: float = 12.0
     """mean number of episodes that see a scene before it is replaced"""
     scans: str | None = None
@@ -224,7 +224,7 @@ class DataConfig:
 class EvaluationConfig:
     """Held-out procedural scenes, measured during training and at its end."""
 
-    scenes: int = 8
+    scenes: int = 16
     """scenes of each world"""
     inputs: int = 8
     """input views"""
@@ -232,7 +232,7 @@ class EvaluationConfig:
     """target views"""
     chunks: tuple[int, ...] = (1, 4, 8)
     """chunk counts of the causal schedule, beside `set`"""
-    every_s: float = 180.0
+    every_s: float = 240.0
     """seconds between evaluations; one always follows the last step"""
 
 
