@@ -186,7 +186,7 @@ class DataConfig:
     pool_scenes: int = 1024
     """procedural scenes on the device at a time"""
     refresh_scenes: int = 16
-    """scenes replaced together, all of one world; as many as are held out, one kernel serves both"""
+    """scenes replaced together, all of one world; with as many held out, one kernel serves both"""
     reuse: float = 12.0
     """mean number of episodes that see a scene before it is replaced"""
     scans: str | None = None
