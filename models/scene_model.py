@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,62 +25,13 @@ from everview.models.frame_bank import FrameBank, nearest_sources
 from everview.models.gauge import Gauge, fit_gauge
 from everview.models.heads import Decoded, Refinement, TokenHead
 from everview.models.layers import Plan, build_stack
+from everview.models.queries import HEADS, EpisodeOutputs, Outputs, Query, View
 from everview.models.rays import TokenEmbedding
 from everview.models.schedule import CHUNK_CAUSAL, Schedule
 from everview.models.state import Clock, SceneState, StateError
 from everview.models.sweep import PlaneSweep
 
-HEADS = ("rgb", "depth", "confidence", "memory_rgb")
 _CONFIDENT_ERROR = 0.1
-
-
-@dataclass(frozen=True, eq=False)
-class Query:
-    """What is asked for. cameras [B, V]: where from. images [B, V, 3, H, W] in [0, 1]: what was
-    seen there, if anything. time_s [B, V]: when (NaN or None: unknown). A camera alone is a novel
-    view."""
-
-    cameras: Cameras | None = None
-    images: Tensor | None = None
-    time_s: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Outputs:
-    """What a query returns; heads that weren't asked for are None.
-
-    rgb: [B, V, 3, H, W] (in [0, 1] from `query`, unclamped in training). direct_rgb: the colour
-    before anything is copied from the bank. memory_rgb: the picture of the pure memory, as if there
-    were no bank. depth: z in the capture's units [B, V, H, W]. log_depth, log_depth_direct: in
-    gauge units, after and before the copy. log_scale: log of the expected absolute colour error.
-    """
-
-    rgb: Tensor | None = None
-    direct_rgb: Tensor | None = None
-    memory_rgb: Tensor | None = None
-    depth: Tensor | None = None
-    log_depth: Tensor | None = None
-    log_depth_direct: Tensor | None = None
-    log_scale: Tensor | None = None
-    confidence: Tensor | None = None
-
-
-class EpisodeOutputs(NamedTuple):
-    """Of the targets, and of the input tokens after their last read (depth, no copy)."""
-
-    targets: Outputs
-    inputs: Outputs
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """A frozen, read-only state: what renderers hold. maps: matching features of the bank."""
-
-    layers: tuple[Any, ...]
-    gauge: Gauge
-    clock: Clock
-    bank: FrameBank | None
-    maps: Tensor | None
 
 
 class SceneModel(nn.Module):
@@ -325,12 +276,11 @@ class SceneModel(nn.Module):
         batch = inputs.cameras.shape[0]
         state = self._blank_state(batch, gauge)
         plan = Plan.of(schedule, episode.chunk_views)
-        # a stream's clock starts with its first chunk; without order, with the earliest view
-        first = slice(0, plan.chunk_views[0] if schedule.is_causal else None)
-        clock = state.clock.started(inputs[first].time_s)
         cameras = gauge.cameras_to_model(inputs.cameras)
         asked = gauge.cameras_to_model(targets.cameras)
-        time_s = clock.since_origin(inputs.time_s, cameras.shape[1])
+        # a stream's clock starts with its first timed chunk; without order, with the earliest view
+        arrivals = plan.chunk_views if schedule.is_causal else (plan.num_views,)
+        clock, time_s = state.clock.over_chunks(inputs.time_s, arrivals)
         asked_s = clock.since_origin(targets.time_s, asked.shape[1])
         assert inputs.images is not None
         x: Tensor | None = self.embed(cameras, inputs.images, time_s)

@@ -47,6 +47,19 @@ class Clock:
         first = torch.where(first.isfinite(), first, torch.nan)
         return replace(self, origin_s=torch.where(self.origin_s.isnan(), first, self.origin_s))
 
+    def over_chunks(
+        self, time_s: Tensor | None, chunk_views: tuple[int, ...]
+    ) -> tuple[Clock, Tensor]:
+        """The clock once these chunks [B, V] have come, and each view's seconds since the origin
+        [B, V] as they were known when its chunk came."""
+        if time_s is None:
+            return self, self.since_origin(None, sum(chunk_views))
+        clock, parts = self, []
+        for arrived in time_s.split(list(chunk_views), dim=1):
+            clock = clock.started(arrived)
+            parts.append(clock.since_origin(arrived, arrived.shape[1]))
+        return clock, torch.cat(parts, dim=1)
+
     def ticked(self, gate_B: Tensor | None) -> Clock:
         """After one more chunk (not counted where the gate is 0)."""
         more = 1 if gate_B is None else (gate_B != 0).to(self.chunks)

@@ -10,7 +10,7 @@ import torch
 
 from everview.datasets.cameras import Cameras
 from everview.models.gauge import GaugeError, fit_gauge
-from everview.models.scene_model import Query
+from everview.models.queries import Query
 from tests.models.scenes import above_plane, episode, looking_at, orbit, scene_model, streamed
 
 

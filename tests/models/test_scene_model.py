@@ -9,7 +9,8 @@ import torch
 
 from everview.models.config import BankConfig
 from everview.models.elastic import Elastic
-from everview.models.scene_model import Query, SceneModel
+from everview.models.queries import Query
+from everview.models.scene_model import SceneModel
 from everview.models.schedule import CHUNK_CAUSAL, SET
 from tests.models.scenes import episode, scene_model, streamed
 

@@ -9,7 +9,7 @@ import torch
 
 from everview.models.config import BankConfig
 from everview.models.episode import Episode
-from everview.models.scene_model import Query
+from everview.models.queries import Query
 from everview.models.schedule import CHUNK_CAUSAL, CHUNKED_SET, SET, SHIFTED, Schedule
 from everview.models.state import named_tensors
 from everview.models.views import Views
@@ -74,6 +74,21 @@ def test_a_stream_copies_from_the_same_frames_as_training() -> None:
         answer = model.query(Query(seen.targets.cameras, time_s=seen.targets.time_s), view)
     assert (outs.targets.rgb - outs.targets.direct_rgb).abs().max() > 1e-3, "nothing was copied"
     torch.testing.assert_close(answer.rgb, outs.targets.rgb.clamp(0, 1), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_clock_that_starts_late_starts_late_in_training_too() -> None:
+    model = scene_model().double()
+    seen = episode((1, 1, 1), dtype=torch.float64)
+    times = torch.tensor([[torch.nan, 7.0, 8.5], [3.0, torch.nan, 4.0]]).double()
+    seen = replace(seen, inputs=replace(seen.inputs, time_s=times))
+    state, outs = model(seen, CHUNK_CAUSAL)
+    stream = streamed(model, seen)
+    assert torch.equal(stream.clock.origin_s, state.clock.origin_s)
+    assert state.clock.origin_s.tolist() == [7.0, 3.0]
+    asked = Query(seen.targets.cameras, time_s=seen.targets.time_s)
+    answer = model.query(asked, model.freeze(stream))
+    torch.testing.assert_close(answer.rgb, outs.targets.rgb, **EXACT)
 
 
 @pytest.mark.parametrize("schedule", CAUSAL, ids=lambda s: s.name)

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from everview.models.config import BankConfig, tiny
 from everview.models.elastic import Elastic
 from everview.models.episode import Episode
-from everview.models.scene_model import Query
+from everview.models.queries import Query
 from everview.models.schedule import CHUNK_CAUSAL
 from everview.models.state import (
     StateError,

@@ -1,0 +1,67 @@
+"""What a scene model is asked and what it answers.
+
+Shapes: B scenes, V views, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from everview.datasets.cameras import Cameras
+from everview.models.frame_bank import FrameBank
+from everview.models.gauge import Gauge
+from everview.models.state import Clock
+
+HEADS = ("rgb", "depth", "confidence", "memory_rgb")
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """What is asked for. cameras [B, V]: where from. images [B, V, 3, H, W] in [0, 1]: what was
+    seen there, if anything. time_s [B, V]: when (NaN or None: unknown). A camera alone is a novel
+    view."""
+
+    cameras: Cameras | None = None
+    images: Tensor | None = None
+    time_s: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a query returns; heads that weren't asked for are None.
+
+    rgb: [B, V, 3, H, W] (in [0, 1] from `query`, unclamped in training). direct_rgb: the colour
+    before anything is copied from the bank. memory_rgb: the picture of the pure memory, as if there
+    were no bank. depth: z in the capture's units [B, V, H, W]. log_depth, log_depth_direct: in
+    gauge units, after and before the copy. log_scale: log of the expected absolute colour error.
+    """
+
+    rgb: Tensor | None = None
+    direct_rgb: Tensor | None = None
+    memory_rgb: Tensor | None = None
+    depth: Tensor | None = None
+    log_depth: Tensor | None = None
+    log_depth_direct: Tensor | None = None
+    log_scale: Tensor | None = None
+    confidence: Tensor | None = None
+
+
+class EpisodeOutputs(NamedTuple):
+    """Of the targets, and of the input tokens after their last read (depth, no copy)."""
+
+    targets: Outputs
+    inputs: Outputs
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A frozen, read-only state: what renderers hold. maps: matching features of the bank."""
+
+    layers: tuple[Any, ...]
+    gauge: Gauge
+    clock: Clock
+    bank: FrameBank | None
+    maps: Tensor | None
