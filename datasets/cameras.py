@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ _FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 def opencv_from_opengl(c2w_gl: np.ndarray) -> np.ndarray:
-    """`c2w_cv` of a camera whose OpenGL camera-to-world is `c2w_gl` [..., 4, 4]; world unchanged."""
+    """`c2w_cv` of a camera whose OpenGL camera-to-world is `c2w_gl` [..., 4, 4]; same world."""
     return np.asarray(c2w_gl, np.float64) @ _FLIP_YZ
 
 
@@ -79,6 +80,12 @@ class Camera:
             raise ValueError(f"focal lengths {self.fx}, {self.fy} px are not positive")
         pose.setflags(write=False)
         object.__setattr__(self, "c2w_cv", pose)
+
+    @staticmethod
+    def of_row(width: int, height: int, intrinsics: Sequence[float], c2w_cv: np.ndarray) -> Camera:
+        """The camera whose intrinsics are a row fx, fy, cx, cy, as `Cameras` holds them."""
+        fx, fy, cx, cy = map(float, intrinsics)
+        return Camera(width, height, fx, fy, cx, cy, c2w_cv)
 
     @property
     def w2c_cv(self) -> np.ndarray:
@@ -192,11 +199,11 @@ class Cameras:
         """Unit optical axes [..., 3]."""
         return self.c2w_cv[..., :3, 2]
 
-    def __getitem__(self, index) -> Cameras:
+    def __getitem__(self, index: Any) -> Cameras:
         """Index the leading axes."""
         return replace(self, intrinsics=self.intrinsics[index], c2w_cv=self.c2w_cv[index])
 
-    def to(self, *args, **kwargs) -> Cameras:
+    def to(self, *args: Any, **kwargs: Any) -> Cameras:
         """As Tensor.to, on both tensors."""
         return replace(
             self,
@@ -209,7 +216,7 @@ class Cameras:
         intrinsics = self.intrinsics.reshape(-1, 4).double().cpu().numpy()
         poses = self.c2w_cv.reshape(-1, 4, 4).double().cpu().numpy()
         return [
-            Camera(self.width, self.height, *map(float, row), c2w_cv=pose)
+            Camera.of_row(self.width, self.height, row, pose)
             for row, pose in zip(intrinsics, poses, strict=True)
         ]
 
@@ -220,15 +227,15 @@ class Cameras:
         return replace(self, width=width, height=height, intrinsics=self.intrinsics * scale)
 
     def rays(self) -> tuple[Tensor, Tensor]:
-        """Origins [..., 3] and unit directions [..., H, W, 3] through the pixel centres, in the world."""
+        """Origins [..., 3] and unit directions [..., H, W, 3] of pixel centres, in the world."""
         turned = torch.einsum("...ij,...jhw->...hwi", self.c2w_cv[..., :3, :3], self.sight_lines())
         return self.centres, turned
 
     def sight_lines(self) -> Tensor:
         """Unit directions [..., 3, H, W] through the pixel centres, in the camera's own axes."""
-        options = {"dtype": self.c2w_cv.dtype, "device": self.c2w_cv.device}
-        u = torch.arange(self.width, **options) + 0.5
-        v = torch.arange(self.height, **options) + 0.5
+        dtype, device = self.c2w_cv.dtype, self.c2w_cv.device
+        u = torch.arange(self.width, dtype=dtype, device=device) + 0.5
+        v = torch.arange(self.height, dtype=dtype, device=device) + 0.5
         fx, fy, cx, cy = self.intrinsics[..., None, None].unbind(-3)
         x = (u - cx) / fx
         y = (v[:, None] - cy) / fy

@@ -1,4 +1,4 @@
-"""`procedural://WORLD?seed=..&frames=..&size=..&dynamic=..`: a scene as a capture, drawn as it is read."""
+"""`procedural://WORLD?seed=..&frames=..&size=..&dynamic=..`: a capture drawn as it is read."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class ProceduralUrl:
 
 
 def parse_procedural(url: str) -> ProceduralUrl:
-    """Read a `procedural://` URL. Raises DataError that names the part and the nearest valid one."""
+    """Read a `procedural://` URL. Raises DataError that names the part and the nearest one."""
     parts = urlsplit(url)
     world = (parts.netloc + parts.path).strip("/")
     if parts.scheme != "procedural" or world not in WORLDS:
         near = difflib.get_close_matches(world, WORLDS, 1, 0.0)[0]
         raise DataError(f"{url[:200]}: no world is called '{world[:40]}'; did you mean '{near}'?")
-    values: dict[str, int | bool] = {}
+    values: dict[str, Any] = {}
     for key, text in parse_qsl(parts.query, keep_blank_values=True):
         if key not in _KEYS:
             near = difflib.get_close_matches(key, _KEYS, 1, 0.0)[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -93,7 +94,7 @@ def load_mesh(path: Path) -> TexturedMesh:
         raise DataError(f"{path} is not a .glb, .obj or .ply mesh")
     regular_file(path, _MAX_MESH_BYTES)
     try:
-        mesh = trimesh.load(path, force="mesh", process=False)
+        mesh: Any = trimesh.load(path, force="mesh", process=False)
     except Exception as error:  # trimesh raises whatever its parsers meet
         raise DataError(f"{path} can't be read as a mesh ({error})") from None
     vertices = np.asarray(mesh.vertices, np.float64)

@@ -5,6 +5,7 @@ Shapes: V images, H rows, W columns; pictures are float tensors [V, 3, H, W].
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -112,7 +113,10 @@ def _laplacian_power(images: Tensor) -> Tensor:
 
 
 def score_images(
-    prediction: Tensor, truth: Tensor, lpips=None, mask: Tensor | None = None
+    prediction: Tensor,
+    truth: Tensor,
+    lpips: Callable[[Tensor, Tensor], Tensor] | None = None,
+    mask: Tensor | None = None,
 ) -> ImageScores:
     """Every score of each image. lpips: a `LpipsAlex` or None.
 

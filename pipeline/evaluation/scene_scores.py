@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -125,8 +126,12 @@ def observe_chunks(
         observe_s += time.monotonic() - begin
         if probe.frames:
             renderer = SceneRenderer(model, state)
-            probe.measure(lambda frame, r=renderer: r.memory_image(frame.camera, frame.time_s))
+            probe.measure(partial(_from_memory, renderer))
     return Observation(state, gauge, observe_s, probe)
+
+
+def _from_memory(renderer: SceneRenderer, frame: Frame) -> np.ndarray:
+    return renderer.memory_image(frame.camera, frame.time_s)
 
 
 @torch.inference_mode()

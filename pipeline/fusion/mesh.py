@@ -8,6 +8,7 @@ vertices, without an error; `VoxelBlockGrid` is right, and a test holds it to th
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -123,7 +124,7 @@ class TsdfVolume:
         )
 
 
-def _without_specks(mesh, least_share: float = 0.002):
+def _without_specks(mesh: Any, least_share: float = 0.002) -> Any:
     """Drop connected pieces with less than `least_share` of the triangles: floating noise."""
     labels, sizes, _ = mesh.cluster_connected_triangles()
     labels, sizes = np.asarray(labels), np.asarray(sizes)

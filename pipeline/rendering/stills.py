@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,7 +25,9 @@ def write_image(file: Path, image: np.ndarray) -> None:
     _save(Image.fromarray(np.ascontiguousarray(image)), file)
 
 
-def colourise_depth(depth: np.ndarray, near: float | None = None, far: float | None = None):
+def colourise_depth(
+    depth: np.ndarray, near: float | None = None, far: float | None = None
+) -> np.ndarray:
     """Depth [H, W] as uint8 [H, W, 3]: near is bright, far is dark, unknown (0) is grey.
 
     Disparity, not depth, is spread over the colours: detail lies near the camera. near, far: the
@@ -76,7 +79,7 @@ class DepthFolder:
         counts[depth * self.png_per_unit > 65_535] = 0  # too deep to say: unknown, not 65535
         _save(Image.fromarray(counts), self.folder / f"{name}.png")
         write_image(self.folder / f"{name}_colour.png", colourise_depth(depth))
-        arrays = {"depth": depth}
+        arrays: dict[str, Any] = {"depth": depth}
         if confidence is not None:
             arrays["confidence"] = np.asarray(confidence, np.float32)
         partial = self.folder / f".{name}.partial.npz"

@@ -49,7 +49,7 @@ def frames_from_tensors(tensors: dict[str, Tensor]) -> list[Frame]:
             index=int(row[0]),
             name=name,
             image=image,
-            camera=Camera(width, height, *map(float, row[2:6]), c2w_cv=row[6:].reshape(4, 4)),
+            camera=Camera.of_row(width, height, row[2:6], row[6:].reshape(4, 4)),
             time_s=None if np.isnan(row[1]) else float(row[1]),
             depth=known,
         )

@@ -34,14 +34,9 @@ def export_stream(
 ) -> Exported:
     """Write views, depth, video, points and mesh; measure the held-out frames."""
     (out / "views").mkdir(exist_ok=True)
-    values, missing, rows, details = {}, {}, [], {}
     compared = _compare_and_fuse(session, capture, config, out, progress)
-    values |= compared.values
-    missing |= compared.missing
-    rows += compared.rows
-    details |= values.pop("details")
-    details |= _render_path(session, config, out, progress)
-    return Exported(values | {"details": details}, missing, rows)
+    details = compared.values["details"] | _render_path(session, config, out, progress)
+    return Exported(compared.values | {"details": details}, compared.missing, compared.rows)
 
 
 def _compare_and_fuse(
@@ -51,25 +46,30 @@ def _compare_and_fuse(
     renderer = session.published.renderer
     lpips, lpips_source = open_lpips()
     held_out = evenly(session.trajectory.held_out_indices(), config.measured_views)
+    shown = evenly(held_out, config.review_views)
     review = HeldOutReview(
         renderer=renderer,
         out=out,
         scale=session.world.scale,
-        shown=frozenset(evenly(held_out, config.review_views)),
+        shown=frozenset(shown),
         lpips=lpips,
+        beside=session.trajectory.nearest_observed(shown),
     )
     geometry, fused = _open_geometry(session, capture, config)
-    wanted = set(held_out) | fused
+    wanted = set(held_out) | fused | set(review.beside.values())
+    judged = set(held_out)
     for done, frame in enumerate(read_again(capture, wanted), 1):
         ready = prepared(frame, config.size, session.model.config.patch)
         if frame.index in fused:
             view = depth_view(ready, renderer, capture.info.has_depth)
             if view is not None and geometry is not None:
                 geometry.add(view)
-        else:
+        if frame.index in judged:
             review.add(ready)
+        else:
+            review.add_observed(ready)
         progress.step("compare and fuse", done, len(wanted))
-    values = {k: v for k, v in review.means().items() if v is not None}
+    values: dict[str, Any] = {k: v for k, v in review.means().items() if v is not None}
     values["memory_alone"] = review.memory_means()
     details: dict[str, Any] = {"held_out_frames": len(review.rows), "lpips_backbone": lpips_source}
     missing = _reasons(review, lpips_source, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from everview.datasets.cameras import Camera
 from everview.datasets.captures import Frame
+from everview.pipeline.evaluation.floors import view_distances
 
 _NUMBERS = 2 + 4 + 16 + 1 + 1 + 1  # size, intrinsics, pose, time, index, role
 _OBSERVED, _HELD_OUT = 0.0, 1.0
@@ -63,13 +64,26 @@ class Trajectory:
         """Positions in the capture of the frames kept from the model."""
         return [index for _, _, index in self._select(_HELD_OUT)]
 
+    def nearest_observed(self, indices: Sequence[int]) -> dict[int, int]:
+        """For each position of a frame in the capture, that of the nearest observed frame."""
+        rows = self._rows[: self._length]
+        observed = rows[rows[:, 24] == _OBSERVED]
+        asked = rows[np.isin(rows[:, 23], list(indices))]
+        if not len(observed) or not len(asked):
+            return {}
+        poses = [part[:, 6:22].reshape(-1, 4, 4) for part in (asked, observed)]
+        nearest = view_distances(*poses).argmin(axis=1)
+        return dict(
+            zip(asked[:, 23].astype(int).tolist(), observed[nearest, 23].astype(int).tolist(),
+                strict=True)
+        )  # fmt: skip
+
     def _select(self, role: float | None) -> Iterator[tuple[Camera, float | None, int]]:
         for row in self._rows[: self._length]:
             if role is not None and row[24] != role:
                 continue
-            camera = Camera(
-                int(row[0]), int(row[1]), *map(float, row[2:6]), c2w_cv=row[6:22].reshape(4, 4)
-            )
+            pose = row[6:22].reshape(4, 4)
+            camera = Camera.of_row(int(row[0]), int(row[1]), row[2:6], pose)
             yield camera, None if np.isnan(row[22]) else float(row[22]), int(row[23])
 
     def to_tensors(self) -> dict[str, Tensor]:
