@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from everview.pipeline.errors import InputRejected
 from everview.pipeline.runs.atomic import replacing
 from everview.pipeline.runs.plain import as_plain

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from everview.datasets import cameras
 
 _LIBRARIES = ("everview", "torch", "torchvision", "triton", "numpy", "pillow", "av", "safetensors",

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from everview.datasets.errors import DataError
 from everview.datasets.procedural import open_procedural
 from everview.datasets.procedural.capture import parse_procedural

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from everview.datasets.cameras import Cameras
 from everview.datasets.procedural import draw_cameras, draw_scenes, render_views
 from everview.datasets.procedural.scenes import BODIES, SHELL_POSE, WORLDS

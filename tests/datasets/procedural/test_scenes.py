@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+
 from everview.datasets.errors import DataError
 from everview.datasets.procedural import (
     draw_cameras,

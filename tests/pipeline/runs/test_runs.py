@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from everview.pipeline.errors import InputRejected, TryAgain, UsageError
 from everview.pipeline.runs import (
     METRIC_KEYS,
