@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from everview.datasets.errors import DataError
+from everview.kernels.backend import backends_in_use
 from everview.models.scene_model import SceneModel
 from everview.pipeline.errors import UsageError, exit_code_of
 from everview.pipeline.evaluation.config import EvaluationConfig
@@ -128,6 +129,7 @@ def evaluate(
         run.note(
             device=describe_device(model.device),
             weights={"name": config.weights, "fingerprint": model.fingerprint},
+            backends=backends_in_use(),
             lpips={"backbone": lpips.source if lpips else None},
         )
         judge = _Judge(config, model, lpips, _chunk_counts(config),
@@ -164,7 +166,7 @@ def _judge_scene(
 ) -> None:
     """Judge one scene and keep what it gave, unless an earlier attempt already has."""
     kept = run.path / "scenes" / f"{job.key}.json"
-    if kept.exists():
+    if (read_json_object(kept) or {}).get("weights") == judge.model.fingerprint:
         return
     begin = time.monotonic()
     try:
@@ -183,8 +185,8 @@ def _judge_scene(
     if is_only:
         write_json(run.path / "cameras.json", _cameras(scene, scores.split))
     duration = round(time.monotonic() - begin, 3)
-    write_json(kept, {"summary": summarise_scene(scores) | {"duration_s": duration},
-                      "rows": frame_rows(scores)})  # fmt: skip
+    judged = {"weights": judge.model.fingerprint, "rows": frame_rows(scores)}
+    write_json(kept, judged | {"summary": summarise_scene(scores) | {"duration_s": duration}})
 
 
 def _conclude(
@@ -195,7 +197,8 @@ def _conclude(
     lpips_note: str,
 ) -> EvaluationResult:
     """From the kept scenes to `frames.parquet`, `metrics.json` and the printed table."""
-    kept = [read_json_object(run.path / "scenes" / f"{job.key}.json") for job in jobs]
+    left = [job for job in jobs if job.name not in failed]
+    kept = [read_json_object(run.path / "scenes" / f"{job.key}.json") for job in left]
     judged = [scene for scene in kept if scene is not None]
     if not judged:
         raise DataError("no scene could be judged: " + "; ".join(failed.values()))

@@ -45,10 +45,10 @@ def score_table(metrics: Mapping[str, Any], title: str) -> Table:
 
 
 def scene_table(scenes: Sequence[Mapping[str, Any]]) -> Table:
-    """One line a scene, beside its better floor without depth."""
+    """One line a scene, beside the better of mean colour and copied view."""
     table = Table(title="scenes", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    table.add_column("")
-    for heading in ("PSNR dB", "memory alone", "best floor", "SSIM", "LPIPS-alex", "schedule"):
+    table.add_column("", no_wrap=True, min_width=max(len(str(scene["name"])) for scene in scenes))
+    for heading in ("PSNR dB", "memory alone", "colour, copy", "SSIM", "LPIPS-alex", "in, judged"):
         table.add_column(heading, justify="right")
     for scene in scenes:
         if scene.get("error"):
@@ -56,7 +56,6 @@ def scene_table(scenes: Sequence[Mapping[str, Any]]) -> Table:
             continue
         floors = [scene["floors"][name] for name in ("mean_colour", "nearest_view")]
         best = max(floor["psnr"] for floor in floors)
-        chunks = "+".join(map(str, scene["chunk_sizes"]))
         table.add_row(
             str(scene["name"]),
             _number(scene["psnr"], 2),
@@ -64,7 +63,7 @@ def scene_table(scenes: Sequence[Mapping[str, Any]]) -> Table:
             _number(best, 2),
             _number(scene["ssim"], 3),
             _number(scene["lpips_alex"], 3),
-            f"{scene['schedule']} {chunks}" if len(chunks) < 24 else scene["schedule"],
+            f"{scene['num_inputs']}, {scene['num_targets']}",
         )
     return table
 

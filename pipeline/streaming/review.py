@@ -6,6 +6,7 @@ become depth views for fusion. Nothing is collected: memory doesn't grow with th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ _SCORES = ("psnr", "ssim", "lpips_alex", "laplacian_ratio")
 class HeldOutReview:
     """Scores of held-out frames, and pictures of some under views/ and depth/.
 
+    beside: for each frame of `shown`, the observed frame that is shown with it, the nearest.
     rows: for frames.parquet. memory_rows: the scores of the memory without the frame bank.
     """
 
@@ -37,6 +39,7 @@ class HeldOutReview:
     scale: Scale
     shown: frozenset[int]
     lpips: LpipsAlex | None
+    beside: Mapping[int, int] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     memory_rows: list[dict[str, Any]] = field(default_factory=list)
     _depth: DepthFolder | None = None
@@ -53,6 +56,12 @@ class HeldOutReview:
         self.memory_rows.append(self._scores(view.memory_image, frame))
         if frame.index in self.shown:
             self._show(frame, view)
+
+    def add_observed(self, frame: Frame) -> None:
+        """Keep the picture of an observed frame wherever it is the nearest; as resized."""
+        for index, nearest in self.beside.items():
+            if nearest == frame.index:
+                write_image(self.out / "views" / f"{index:05d}_nearest.png", frame.image)
 
     def means(self) -> dict[str, float | None]:
         """Mean over the frames of every score."""

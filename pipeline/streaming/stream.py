@@ -17,6 +17,7 @@ import numpy as np
 from everview.datasets.captures import Capture
 from everview.datasets.errors import DataError
 from everview.datasets.opening import open_capture
+from everview.kernels.backend import backends_in_use
 from everview.models.scene_model import SceneModel
 from everview.models.weight_files import weights_hash
 from everview.pipeline.report import write_report
@@ -93,6 +94,7 @@ def _open_session(
     session = Session(model, config.policies, run.path, world, config.weights)
     run.note(
         device=describe_device(model.device),
+        backends=backends_in_use(),
         input={
             "source": info.source,
             "format": info.format,
