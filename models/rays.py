@@ -48,6 +48,8 @@ class TimeCode(nn.Module):
     """Sine and cosine of seconds since the stream began at log-spaced periods, 0.1 s to 3 h,
     embedded; unknown times (NaN) get a learned code."""
 
+    rates: Tensor
+
     def __init__(self, periods: int, dim: int) -> None:
         super().__init__()
         spaced = torch.logspace(0, 1, periods, base=_LONGEST_PERIOD_S / _SHORTEST_PERIOD_S)

@@ -41,7 +41,7 @@ class SceneModel(nn.Module):
         super().__init__()
         self.config = config
         self.embed = TokenEmbedding(config.dim, config.patch, config.time_periods)
-        self.layers = nn.ModuleList(build_stack(config))  # type: ignore[arg-type]
+        self.layers: Any = nn.ModuleList(build_stack(config))  # type: ignore[arg-type]
         self.head = TokenHead(config.dim, config.patch)
         bank = config.bank
         self.sweep = None if bank is None else PlaneSweep(bank, config.dim, config.patch)
@@ -92,7 +92,7 @@ class SceneModel(nn.Module):
 
         config.recompile_limit = max(config.recompile_limit, 64)
         for layer in self.layers:
-            layer.run = torch.compile(layer.run, **options)  # type: ignore[method-assign]
+            layer.run = torch.compile(layer.run, **options)
         for module in (self.embed, self.head, self.sweep, self.refine):
             if module is not None:
                 module.compile(**options)

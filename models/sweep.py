@@ -46,7 +46,7 @@ class MatchingFeatures(nn.Module):
     def forward(self, pictures_BK3HW: Tensor) -> Tensor:
         """[B, K, 3, H, W] in [0, 1] to [B, K, C + 3, H/4, W/4], float32 or wider."""
         b, k = pictures_BK3HW.shape[:2]
-        wide = torch.promote_types(self.layers[0].weight.dtype, torch.float32)
+        wide = torch.promote_types(_dtype_of(self.layers), torch.float32)
         flat = pictures_BK3HW.flatten(0, 1).to(wide)
         features = functional.normalize(self.layers(flat * 2 - 1).to(wide), dim=1)
         colour = functional.avg_pool2d(flat, _STRIDE)
@@ -87,7 +87,7 @@ class PlaneSweep(nn.Module):
             inside = inside & valid_BVS[..., None, None]
             samples = sample_sources(gather_frames(maps, index_BVS), coordinates)
             evidence = self._agreement(samples, inside)
-        return self.read(evidence.to(self.read[0].weight.dtype))
+        return self.read(evidence.to(_dtype_of(self.read)))
 
     def _agreement(self, samples_BVSCTJ: Tensor, inside_BVSTJ: Tensor) -> Tensor:
         """Per patch and depth: grouped feature variance, colour variance, mean colour, share of
@@ -102,3 +102,9 @@ class PlaneSweep(nn.Module):
         share = count / samples_BVSCTJ.shape[2]
         parts = [8 * grouped, 8 * colour_variance, mean[:, :, self.channels :], share]
         return torch.cat(parts, 2).permute(0, 1, 3, 4, 2).flatten(3)
+
+
+def _dtype_of(layers: nn.Sequential) -> torch.dtype:
+    first = layers[0].weight
+    assert isinstance(first, Tensor)
+    return first.dtype

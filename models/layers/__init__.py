@@ -1,5 +1,7 @@
 """The letters of the stack, listed explicitly: one registry, one module a letter."""
 
+from collections.abc import Callable
+
 from everview.models.config import ModelConfig
 from everview.models.layers.fast_weight import FastWeightMemory
 from everview.models.layers.feed_forward import FeedForward
@@ -7,7 +9,11 @@ from everview.models.layers.plan import Plan
 from everview.models.layers.protocol import Layer, LayerState
 from everview.models.layers.window_attention import WindowAttention
 
-LETTERS = {"W": WindowAttention, "T": FastWeightMemory, "F": FeedForward}
+LETTERS: dict[str, Callable[[ModelConfig], Layer]] = {
+    "W": WindowAttention,
+    "T": FastWeightMemory,
+    "F": FeedForward,
+}
 
 
 def build_stack(config: ModelConfig) -> list[Layer]:

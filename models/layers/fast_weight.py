@@ -45,7 +45,7 @@ class FastWeightState(NamedTuple):
 
     weights: FastWeights
     momentum: FastWeights | None = None
-    elastic: tuple[ElasticState | None, ElasticState | None, ElasticState | None] | None = None
+    elastic: tuple[ElasticState | None, ...] | None = None
 
 
 class Packet(NamedTuple):

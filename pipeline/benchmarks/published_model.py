@@ -12,6 +12,7 @@ Shapes: B scenes, V views, T tokens of a view, C channels, H rows, W columns.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +113,7 @@ class PublishedModel(nn.Module):
         self.embed = nn.Linear(12 * patch**2, dim, bias=False)
         self.embed_norm = nn.LayerNorm(dim, bias=False)
         self.attention = nn.ModuleList(PublishedAttention(dim, head_dim) for _ in range(blocks))
-        self.memory = nn.ModuleList(PublishedMemory(dim, expansion) for _ in range(blocks))
+        self.memory: Any = nn.ModuleList(PublishedMemory(dim, expansion) for _ in range(blocks))
         self.feed_forward = nn.ModuleList(PublishedFeedForward(dim) for _ in range(blocks))
         self.head_norm = nn.LayerNorm(dim, bias=False)
         self.head = nn.Linear(dim, 3 * patch**2, bias=False)

@@ -214,7 +214,7 @@ class Session:
         cameras = Cameras.stack([frame.camera for frame in chunk])
         images = image_tensor([frame.image for frame in chunk], device)
         times = time_tensor([frame.time_s for frame in chunk], device)
-        fitted: dict[str, Gauge] = {}
+        fitted: dict[str, Any] = {}
         if self._published is None:
             state = self.model.init_state(1)
             self.gauge = self._fit_gauge(cameras, chunk)
