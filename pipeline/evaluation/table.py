@@ -97,4 +97,5 @@ def as_text(tables: Sequence[Table], width: int = 100, colour: bool = False) -> 
 
 
 def _number(value: Any, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    # adding 0.0 turns a rounded -0.0 into 0.0
+    return "-" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"

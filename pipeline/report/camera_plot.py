@@ -83,7 +83,7 @@ def camera_panels(cameras: Sequence[PlacedCamera], unit: str) -> tuple[CameraPan
                 _pyramid(flat(lenses[i].centre[None])[0], flat(corners[i])),
                 cameras[i].role,
                 round(9 * i / max(len(cameras) - 1, 1)),
-                f"{'held out' if cameras[i].role == 'held_out' else 'observed'}, camera {i}",
+                f"camera {i}{', held out' if cameras[i].role == 'held_out' else ''}",
             )
             for i in kept
         )

@@ -12,13 +12,22 @@ import yaml
 from everview.pipeline.evaluation.error_map import error_picture
 from everview.pipeline.evaluation.table import FLOOR_LABELS
 from everview.pipeline.report.charts import number
-from everview.pipeline.report.contents import PictureSet, RunContents
+from everview.pipeline.report.contents import PictureSet, RunContents, is_own_file
 from everview.pipeline.report.embedding import Budget, Embedded, embed_picture, load_picture
 
 _MAX_COMPARISONS = 24
 _MAX_STILLS = 24
 _SCORES = (("psnr", "PSNR, dB", 2), ("ssim", "SSIM", 3), ("lpips_alex", "LPIPS-alex", 3),
            ("laplacian_ratio", "Laplacian ratio", 2))  # fmt: skip
+_HEADLINES = (
+    ("lpips_alex", "LPIPS-alex", ""),
+    ("loss", "loss", ""),
+    ("step", "steps", ""),
+    ("frames_per_s", "", "/s"),
+    ("latency_ms_p50", "latency, median", " ms"),
+    ("state_mib", "state", " MiB"),
+    ("peak_rss_mib", "peak memory", " MiB"),
+)
 _SMALL = (("nearest", "nearest input"), ("error", "error"), ("memory", "memory alone"),
           ("depth", "depth"))  # fmt: skip
 
@@ -62,11 +71,9 @@ def headline(run: RunContents) -> list[Figure]:
         best = _better_floor(metrics)
         above = "" if best is None else f"{value - best:+.2f} dB against colour and copy"
         figures.append(Figure("PSNR", f"{value:.2f} dB", above))
-    for key, label, unit in (("lpips_alex", "LPIPS-alex", ""), ("loss", "loss", ""),
-                             ("step", "steps", ""), ("frames_per_s", "frames absorbed", "/s"),
-                             ("latency_ms_p50", "latency, median", " ms"),
-                             ("state_mib", "state", " MiB"),
-                             ("peak_rss_mib", "peak memory", " MiB")):  # fmt: skip
+    rate = "frames rendered" if run.record.get("verb") == "render" else "frames absorbed"
+    for key, label, unit in _HEADLINES:
+        label = rate if key == "frames_per_s" else label
         value = metrics.get(key)
         if value is not None:
             note = ""
@@ -105,14 +112,15 @@ def score_headings() -> tuple[str, ...]:
 def comparisons(run: RunContents, budget: Budget) -> list[Comparison]:
     """Held-out views, evenly taken, as far as the page's budget goes."""
     made = []
+    is_one_scene = len({row.get("scene") for row in run.frames}) <= 1
     for view in _evenly(run.views, _MAX_COMPARISONS):
-        one = _comparison(view, budget)
+        one = _comparison(view, budget, is_one_scene)
         if one is not None:
             made.append(one)
     return made
 
 
-def _comparison(view: PictureSet, budget: Budget) -> Comparison | None:
+def _comparison(view: PictureSet, budget: Budget, is_one_scene: bool) -> Comparison | None:
     loaded = {kind: load_picture(file, budget) for kind, file in view.files.items()}
     rendered, truth = loaded.get("rendered"), loaded.get("truth")
     if rendered is None:
@@ -135,7 +143,7 @@ def _comparison(view: PictureSet, budget: Budget) -> Comparison | None:
         if row.get(key) is not None
     )
     return Comparison(
-        name=str(row.get("name") or view.name),
+        name=str(row["name"]) if is_one_scene and row.get("name") else view.name,
         caption=caption,
         rendered=shown,
         truth=None if truth is None else embed_picture(truth, budget),
@@ -144,13 +152,17 @@ def _comparison(view: PictureSet, budget: Budget) -> Comparison | None:
 
 
 def stills(run: RunContents, budget: Budget) -> list[tuple[str, Embedded]]:
-    """Pictures that compare with nothing: of `render`, or sheets of a training run."""
+    """Pictures that compare with nothing: of `render`, with depth, or sheets of a training run."""
     shown = []
-    for file in [*run.sheets, *_evenly(run.stills, _MAX_STILLS)]:
+    files = [*run.sheets]
+    for file in _evenly(run.stills, _MAX_STILLS):
+        depth = run.path / "depth" / f"{file.stem}_colour.png"
+        files += [file, *([depth] if is_own_file(depth) else [])]
+    for file in files:
         picture = load_picture(file, budget)
         embedded = None if picture is None else embed_picture(picture, budget)
         if embedded is not None:
-            shown.append((file.stem, embedded))
+            shown.append((file.stem.replace("_colour", ", depth"), embedded))
     return shown
 
 
@@ -241,4 +253,5 @@ def _is_number(value: Any) -> bool:
 
 
 def _fixed(value: Any, digits: int) -> str:
-    return f"{value:.{digits}f}" if _is_number(value) else "–"
+    # adding 0.0 turns a rounded -0.0 into 0.0
+    return f"{round(value, digits) + 0.0:.{digits}f}" if _is_number(value) else "–"

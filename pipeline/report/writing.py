@@ -171,6 +171,8 @@ def _panels(run: RunContents) -> tuple[CameraPanel, ...]:
 def _camera_note(run: RunContents) -> str:
     held_out = sum(placed.role == "held_out" for placed in run.cameras)
     observed = len(run.cameras) - held_out
+    if run.record.get("verb") == "render":
+        return f"{observed} rendered cameras, faint first and full last."
     note = f"{observed} observed cameras, faint first and full last"
     return f"{note}; {held_out} held out, in the accent colour." if held_out else f"{note}."
 
