@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from everview.pipeline.errors import InputRejected
-from everview.pipeline.runs.atomic import replacing
+from everview.pipeline.runs.atomic import disk_errors, replacing
 from everview.pipeline.runs.plain import as_plain
 
 FILE_NAME = "frames.parquet"
@@ -92,10 +92,11 @@ class FrameLog:
         unknown = set(row) - set(COLUMNS)
         if unknown:
             raise ValueError(f"not columns of frames.parquet: {sorted(unknown)}")
-        if self._handle is None:
-            self._handle = self.journal.open("a", encoding="utf-8")
-        self._handle.write(json.dumps(as_plain(dict(row)), allow_nan=False) + "\n")
-        self._handle.flush()
+        with disk_errors(self.journal):
+            if self._handle is None:
+                self._handle = self.journal.open("a", encoding="utf-8")
+            self._handle.write(json.dumps(as_plain(dict(row)), allow_nan=False) + "\n")
+            self._handle.flush()
 
     def keep_through(self, last_id: int) -> None:
         """Drop rows whose id is greater than `last_id` (-1 drops all)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -12,7 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from everview.pipeline.errors import InputRejected, TryAgain, UsageError
+from everview.pipeline.errors import (
+    EnvironmentUnfit,
+    InputRejected,
+    TryAgain,
+    UsageError,
+    exit_code_of,
+)
 from everview.pipeline.runs import (
     METRIC_KEYS,
     FrameLog,
@@ -157,6 +164,27 @@ def test_a_write_cut_in_the_middle_leaves_the_old_file(tmp_path):
         write_half()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected", "exit_code"),
+    [(errno.ENOSPC, TryAgain, 75), (errno.EROFS, EnvironmentUnfit, 4)],
+)
+def test_a_full_or_locked_disk_leaves_the_old_file_and_says_what_to_do(
+    tmp_path, monkeypatch, code, expected, exit_code
+):
+    path = tmp_path / "metrics.json"
+    write_text(path, "old")
+
+    def full(*arguments):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(expected, match=r"metrics\.json") as caught:
+        write_text(path, "new")
+    assert exit_code_of(caught.value) == exit_code
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
 
 
 def test_secrets_do_not_reach_run_json(tmp_path, monkeypatch):
