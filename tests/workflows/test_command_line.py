@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -140,6 +141,33 @@ def test_doctor_finds_the_test_machine_fit() -> None:
     assert value["fit"] is True
     assert {"code", "torch", "device", "video", "disk"} <= {c["name"] for c in value["checks"]}
     assert value["versions"]["torch"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "last"),
+    [(signal.SIGINT, 130, "everview inspect: interrupted\n"), (signal.SIGTERM, 143, "")],
+    ids=["ctrl-c", "terminated"],
+)
+def test_an_interrupted_verb_says_so_in_its_exit_code_and_its_run(
+    number: signal.Signals, code: int, last: str, tmp_path: Path
+) -> None:
+    endless = "procedural://orbit?seed=1&frames=100000&size=16"
+    with subprocess.Popen(
+        [*PROGRAM, "inspect", endless, "--out", str(tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert "frames decoded" in process.stderr.readline()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == code
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.endswith(last)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["status"], record["exit_status"]) == ("interrupted", code)
 
 
 def test_output_has_no_colour_when_it_is_not_a_terminal() -> None:
