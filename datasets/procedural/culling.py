@@ -12,14 +12,8 @@ from everview.datasets.procedural.scenes import BODIES
 
 def _bounding_balls(one: ViewTable) -> tuple[Tensor, Tensor]:
     """Centres [N, 3] in the camera's frame and radii [N] of the bodies of one view."""
-    body = one.body[:, 0, :BODIES].double()
-    to_body = body[frames.DIRECTION].T.unflatten(1, (3, 3))
-    from_body = torch.linalg.inv(to_body)
-    centre = -(from_body @ body[frames.ORIGIN].T[..., None])[..., 0]
-    # the farthest corner of the unit box, whatever the stretch
-    radius = torch.sqrt(sum(from_body[..., k].square().sum(-1) for k in range(3)))
-    corner = from_body.abs().sum(-1).norm(dim=-1)
-    return centre, torch.maximum(radius, corner)
+    ball = one.body[frames.BALL, 0, :BODIES].double()
+    return ball[:3].T, ball[3]
 
 
 def bodies_in_tile(one: ViewTable, x: Tensor, y: Tensor) -> Tensor:

@@ -15,15 +15,16 @@ from everview.datasets.cameras import Cameras
 from everview.datasets.procedural.motion import place
 from everview.datasets.procedural.scenes import BODIES, MATERIALS, SceneBatch
 
-# Columns of `ViewTable.body`: direction matrix, origin, then the shape.
-DIRECTION, ORIGIN, HALF, LIGHT, QUADRIC, TAPER, CUT_CENTRE, CUT_INVERSE, CUT_QUADRIC = (
+# Columns of `ViewTable.body`: direction matrix, origin, the shape, the bounding ball.
+BODY_COLUMNS, VIEW_COLUMNS = 36, 48
+DIRECTION, ORIGIN, HALF, LIGHT, QUADRIC, TAPER, CUT_CENTRE, CUT_INVERSE, CUT_QUADRIC, BALL = (
     slice(0, 9), slice(9, 12), slice(12, 15), slice(15, 18), slice(18, 21), slice(21, 23),
-    slice(23, 26), slice(26, 29), slice(29, 32),
+    slice(23, 26), slice(26, 29), slice(29, 32), slice(32, 36),
 )  # fmt: skip
 # Columns of `ViewTable.view`.
 FOCAL, LIGHT_AT, UP, FILL_FROM, TURN, KEY, SKY, GROUND, FILL, SCALARS, RELIEF, WALLS = (
     slice(0, 4), slice(4, 7), slice(7, 10), slice(10, 13), slice(13, 22), slice(22, 25),
-    slice(25, 28), slice(28, 31), slice(31, 34), slice(34, 37), slice(37, 41), slice(41, 47),
+    slice(25, 28), slice(28, 31), slice(31, 34), slice(34, 38), slice(38, 42), slice(42, 48),
 )  # fmt: skip
 
 
@@ -31,9 +32,11 @@ FOCAL, LIGHT_AT, UP, FILL_FROM, TURN, KEY, SKY, GROUND, FILL, SCALARS, RELIEF, W
 class ViewTable:
     """M views, each of one scene.
 
-    body [32, M, N + 2]: columns above; a ray (x, y, 1) t of the camera is  origin + t direction
-    (x, y, 1)  in the body's unit frame; LIGHT is the key light there.
-    view [47, M]: intrinsics, lights in the camera's frame, light falloff, shadow flag and extent.
+    body [36, M, N + 2]: columns above; a ray (x, y, 1) t of the camera is  origin + t direction
+    (x, y, 1)  in the body's unit frame; LIGHT is the key light there; BALL is the centre, in the
+    camera's frame, and radius of a ball around the body.
+    view [48, M]: intrinsics, lights in the camera's frame; SCALARS are the light's falloff, the
+    shadow and relief flags with the extent between them.
     material_base [M] int64: first row of the scene in `material` [columns, B * MATERIALS].
     """
 
@@ -96,15 +99,16 @@ def view_table(scenes: SceneBatch, cameras: Cameras, time_s: Tensor) -> ViewTabl
     )
     # the relief and the shell have no such columns; ones keep the arithmetic finite
     shape = torch.nn.functional.pad(shape, (0, 0, 0, 2), value=1.0)[owner]
-    body = torch.cat(
-        [(linear @ turn[:, None]).flatten(-2), to_body(eye), half, to_body(light), shape], -1
-    )
+    direction, origin = linear @ turn[:, None], to_body(eye)
+    ball = _bounding_ball(direction, origin)
+    body = torch.cat([direction.flatten(-2), origin, half, to_body(light), shape, ball], -1)
 
     to_camera = turn.transpose(-1, -2)
     up = to_camera[:, :, 2]
     fill_from = (to_camera @ scenes.fill_direction[owner][..., None])[..., 0]
     light_at = (to_camera @ (light - eye)[..., None])[..., 0]
-    scalars = torch.stack([scenes.light_falloff, scenes.has_shadow, scenes.extent], -1)[owner]
+    has_relief = torch.tensor(scenes.has_relief, dtype=torch.float64).to(scenes.device)
+    scalars = [scenes.light_falloff, scenes.has_shadow, scenes.extent, has_relief]
     view = torch.cat(
         [
             cameras.intrinsics.to(**options).reshape(-1, 4),
@@ -116,7 +120,7 @@ def view_table(scenes: SceneBatch, cameras: Cameras, time_s: Tensor) -> ViewTabl
                 getattr(scenes, n)[owner]
                 for n in ("light", "ambient_sky", "ambient_ground", "fill")
             ),
-            scalars,
+            torch.stack(scalars, -1)[owner],
             scenes.relief_shape[owner],
             scenes.shell_visible[owner].double(),
         ],
@@ -128,6 +132,18 @@ def view_table(scenes: SceneBatch, cameras: Cameras, time_s: Tensor) -> ViewTabl
         material_base=owner * MATERIALS,
         material=scenes.materials.flatten(0, 1).T.contiguous(),
     )
+
+
+def _bounding_ball(direction: Tensor, origin: Tensor) -> Tensor:
+    """Centre and radius [M, P, 4], in the camera's frame, of a ball around each unit box."""
+    rows = direction.unbind(-2)
+    cofactors = [torch.linalg.cross(rows[(k + 1) % 3], rows[(k + 2) % 3]) for k in range(3)]
+    volume = (rows[0] * cofactors[0]).sum(-1)
+    # columns of the inverse: where the body's axes lie in the camera's frame
+    axes = torch.stack(cofactors, -1) / volume[..., None, None]
+    centre = -(axes @ origin[..., None])[..., 0]
+    radius = axes.abs().sum(-1).norm(dim=-1, keepdim=True)
+    return torch.cat([centre, radius], -1)
 
 
 def _take(per_track: Tensor, track: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from everview.datasets.procedural.intersection import Vector, convex_interval
 from everview.datasets.procedural.noise import solid_noise
 
 STEPS = 32
-_REFINEMENTS = 4
+REFINEMENTS = 4
 
 # power, amplitude, frequency, seed
 Shape = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -58,7 +58,7 @@ def march(o: Vector, d: Vector, shape: Shape) -> Tensor:
     f_inner = height(_at(o, d, inner), shape).clamp(max=-1e-9)
     moved_inner = torch.full_like(hits, False)
     moved_outer = moved_inner
-    for _ in range(_REFINEMENTS):
+    for _ in range(REFINEMENTS):
         middle = outer + (inner - outer) * (f_outer / (f_outer - f_inner))
         f_middle = height(_at(o, d, middle), shape)
         is_inner = f_middle < 0
@@ -67,7 +67,7 @@ def march(o: Vector, d: Vector, shape: Shape) -> Tensor:
             torch.where(is_inner, torch.where(moved_inner, 0.5, 1.0) * f_outer, f_middle),
             torch.where(is_inner, f_middle, torch.where(moved_outer, 0.5, 1.0) * f_inner),
         )
-        f_outer, f_inner = f_outer.clamp(min=1e-12), f_inner.clamp(max=-1e-12)
+        f_outer, f_inner = f_outer.clamp(min=1e-12), f_inner.clamp(max=-1e-9)
         outer, inner = torch.where(is_inner, outer, middle), torch.where(is_inner, middle, inner)
         moved_inner, moved_outer = is_inner, ~is_inner
     t = outer + (inner - outer) * (f_outer / (f_outer - f_inner))

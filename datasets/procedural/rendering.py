@@ -1,31 +1,30 @@
 """Rendering: scenes and cameras in, uint8 pictures and exact z-depth out, in bounded memory.
 
-One formulation, two executions. On a CUDA device, slabs of whole views go through one compiled
-function, which fuses ray set-up, all bodies and the minimum into one reduction kernel, shadows into
-a second and shading into a third. On the CPU, tiles of pixels go through the same functions
-eagerly, each with only the bodies whose bounding balls touch its frustum or its light cone.
+One formulation, two executions. The torch functions of `tracing` and `shading` are the definition;
+on the CPU they run over tiles of pixels, each with only the bodies whose bounding balls touch its
+frustum or its light cone. On a CUDA device `kernel` does the same sums in one launch.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from everview.datasets.cameras import Cameras
+from everview.datasets.procedural import kernel
 from everview.datasets.procedural.culling import bodies_in_light, bodies_in_tile
 from everview.datasets.procedural.frames import ViewTable, view_table
 from everview.datasets.procedural.scenes import SceneBatch
 from everview.datasets.procedural.shading import shade
 from everview.datasets.procedural.tracing import camera_plane, nearest_hits, shadows
 
-# Rays of one compiled call (all bodies are fused away, so only a few floats per ray are stored),
-# of one eager call on a GPU (32 bodies, some 20 temporaries alive) and of one tile on the CPU.
-_RAYS_COMPILED = 1 << 22
+Backend = Literal["kernel", "eager"]
+
+# Rays of one eager call on a GPU (32 bodies, some 20 temporaries alive), and of one tile on the CPU.
 _RAYS_EAGER = 1 << 20
 _RAYS_TILE = 1 << 12
 
@@ -53,14 +52,18 @@ def sample_offsets(samples_per_pixel: int) -> list[tuple[float, float]]:
 
 
 def _pixel_samples(
-    width: int, height: int, samples: int, device: torch.device, dtype: torch.dtype
+    width: int,
+    height: int,
+    offsets: list[tuple[float, float]],
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """Pixel coordinates u, v [S, H, W] of every sample."""
-    offsets = torch.tensor(sample_offsets(samples), dtype=dtype).to(device)
+    shift = torch.tensor(offsets, dtype=dtype).to(device)
     column = torch.arange(width, device=device, dtype=dtype)
     row = torch.arange(height, device=device, dtype=dtype)
-    u = column + offsets[:, 0, None, None] + torch.zeros_like(row)[:, None]
-    v = row[:, None] + offsets[:, 1, None, None] + torch.zeros_like(column)
+    u = column + shift[:, 0, None, None] + torch.zeros_like(row)[:, None]
+    v = row[:, None] + shift[:, 1, None, None] + torch.zeros_like(column)
     return u, v
 
 
@@ -74,25 +77,6 @@ def _trace(
     return torch.stack(shade(table, x, y, hits, lit, relief=relief)), hits.depth
 
 
-@functools.cache
-def _compiled_trace() -> Callable:
-    # the intermediates of a ray against 32 bodies must never be stored: fuse without a limit
-    options = {"max_fusion_size": 4096}
-    return torch.compile(_trace_tensors, dynamic=False, fullgraph=True, options=options)
-
-
-def _trace_tensors(
-    body: Tensor,
-    view: Tensor,
-    material_base: Tensor,
-    material: Tensor,
-    pixel_u: Tensor,
-    pixel_v: Tensor,
-    relief: bool,
-) -> tuple[Tensor, Tensor]:
-    return _trace(ViewTable(body, view, material_base, material), pixel_u, pixel_v, relief=relief)
-
-
 def _encode(linear: Tensor) -> Tensor:
     """Linear colours to uint8 display values (power 1/2.2)."""
     return (linear.clamp(0.0, 1.0) ** (1.0 / 2.2) * 255.0 + 0.5).to(torch.uint8)
@@ -104,34 +88,41 @@ def render_views(
     time_s: Tensor,
     samples_per_pixel: int = 4,
     *,
-    compiled: bool | None = None,
+    backend: Backend | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> RenderedViews:
     """Pictures of every scene from its own cameras, on the scenes' device.
 
-    cameras [B, V]; time_s [B, V] seconds; samples_per_pixel 1, 4, 9...; compiled: default on CUDA.
-    dtype float64 gives the reference. Memory does not grow with B V but for the results.
+    cameras [B, V]; time_s [B, V] seconds; samples_per_pixel 1, 4, 9... backend: default the kernel
+    where CUDA source can be built, which needs float32; eager runs everywhere, and with dtype
+    float64 is the reference. Memory does not grow with B V but for the results.
     """
     device = scenes.device
-    compiled = device.type == "cuda" if compiled is None else compiled
+    if backend is None:
+        is_fast = kernel.is_available(device) and dtype == torch.float32
+        backend = "kernel" if is_fast else "eager"
     batch, views = cameras.shape
+    width, height = cameras.width, cameras.height
+    offsets = sample_offsets(samples_per_pixel)
     table = view_table(scenes, cameras.to(device), time_s.to(device)).to(dtype)
-    grid = _pixel_samples(cameras.width, cameras.height, samples_per_pixel, device, dtype)
-    pick = _slabs if device.type != "cpu" or compiled else _tiles
-    images, depth = pick(scenes, table, grid, compiled)
-    lead = (batch, views, cameras.height, cameras.width)
+    if backend == "kernel":
+        images, depth = kernel.render(table, width, height, math.isqrt(samples_per_pixel))
+    else:
+        grid = _pixel_samples(width, height, offsets, device, dtype)
+        pick = _slabs if device.type != "cpu" else _tiles
+        images, depth = pick(scenes, table, grid)
+    lead = (batch, views, height, width)
     return RenderedViews(images.reshape(*lead, 3), depth.reshape(lead).float())
 
 
 def _slabs(
-    scenes: SceneBatch, table: ViewTable, grid: tuple[Tensor, Tensor], compiled: bool
+    scenes: SceneBatch, table: ViewTable, grid: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Whole views, a fixed number at a time: uint8 [M, H, W, 3], depth [M, H, W]."""
+    """Whole views, some at a time: uint8 [M, H, W, 3], depth [M, H, W]."""
     samples, height, width = grid[0].shape
     total = table.view.shape[1]
     per_scene = total // len(scenes)
-    budget = _RAYS_COMPILED if compiled else _RAYS_EAGER
-    size = max(1, min(total, budget // (samples * height * width)))
+    size = max(1, _RAYS_EAGER // (samples * height * width))
     images = torch.empty(total, height, width, 3, dtype=torch.uint8, device=scenes.device)
     depth = torch.empty(total, height, width, dtype=grid[0].dtype, device=scenes.device)
     u, v = (part.reshape(-1) for part in grid)
@@ -144,23 +135,17 @@ def _slabs(
             for view in range(per_scene)
         ]
         for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            # a short slab repeats its last view: one shape, one compilation
-            index = torch.tensor(part + part[-1:] * (size - len(part))).to(scenes.device)
-            slab = table.rows(index)
-            run = _compiled_trace() if compiled else _trace_tensors
-            arguments = (slab.body, slab.view, slab.material_base, slab.material)
-            colour, z = run(*arguments, u, v, relief)
+            index = torch.tensor(rows[start : start + size]).to(scenes.device)
+            colour, z = _trace(table.rows(index), u, v, relief=relief)
             colour = colour.unflatten(2, (samples, height, width)).mean(2)
             z = z.unflatten(1, (samples, height, width))[:, -1]
-            index = index[: len(part)]
-            images[index] = _encode(colour[:, : len(part)]).permute(1, 2, 3, 0)
-            depth[index] = torch.where(torch.isinf(z), 0.0, z)[: len(part)]
+            images[index] = _encode(colour).permute(1, 2, 3, 0)
+            depth[index] = torch.where(torch.isinf(z), 0.0, z)
     return images, depth
 
 
 def _tiles(
-    scenes: SceneBatch, table: ViewTable, grid: tuple[Tensor, Tensor], compiled: bool
+    scenes: SceneBatch, table: ViewTable, grid: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """As `_slabs`, by square tiles of one view with the bodies that can matter there."""
     samples, height, width = grid[0].shape

@@ -143,7 +143,7 @@ def shade(
 
     light_at = view[frames.LIGHT_AT].unbind(0)
     gap = (light_at[0] - t * x, light_at[1] - t * y, light_at[2] - t)
-    falloff, _, _ = view[frames.SCALARS].unbind(0)
+    falloff = view[frames.SCALARS][0]
     towards_light = _unit(gap)
     lambert = dot(normal, towards_light).clamp(min=0.0) * lit / (1.0 + falloff * dot(gap, gap))
     middle = _unit(tuple(a + b for a, b in zip(towards_light, towards_eye, strict=True)))

@@ -21,8 +21,8 @@ from everview.datasets.procedural.noise import (
 Colour = tuple[Tensor, Tensor, Tensor]
 
 # Features inside one cell, per kind (in the order of KINDS): a glyph is 4 strokes wide, and so on.
-_FINENESS = (0.1, 1.0, 1.5, 2.0, 4.0, 1.5, 3.0, 2.0, 0.2, 1.5, 3.0, 2.0, 1.5, 4.0)
-_MEAN = (0.0, 0.5, 0.5, 0.5, 0.3, 0.5, 0.5, 0.5, 0.5, 0.35, 0.5, 0.5, 0.3, 0.2)
+FINENESS = (0.1, 1.0, 1.5, 2.0, 4.0, 1.5, 3.0, 2.0, 0.2, 1.5, 3.0, 2.0, 1.5, 4.0)
+MEAN = (0.0, 0.5, 0.5, 0.5, 0.3, 0.5, 0.5, 0.5, 0.5, 0.35, 0.5, 0.5, 0.3, 0.2)
 
 
 def _mix(a: Tensor, b: Tensor, m: Tensor) -> Tensor:
@@ -58,8 +58,8 @@ def surface_colour(
     spread = footprint * torch.maximum(column["frequency_u"], column["frequency_v"])
 
     m, k, cell = _patterns(kind, s, t, seed, spread)
-    fade = _smooth(0.35, 0.95, spread * _pick(kind, _FINENESS))
-    m = _mix(m, _pick(kind, _MEAN), fade)
+    fade = _smooth(0.35, 0.95, spread * _pick(kind, FINENESS))
+    m = _mix(m, _pick(kind, MEAN), fade)
     k = k * (1.0 - fade)
 
     grain_u, grain_v = u * column["grain_frequency"], v * column["grain_frequency"]

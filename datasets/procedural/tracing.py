@@ -18,7 +18,7 @@ from everview.datasets.procedural.relief import march
 from everview.datasets.procedural.scenes import BODIES, RELIEF_POSE, SHELL_POSE
 
 # A shadow ray starts this share of the scene's extent off its surface.
-_SHADOW_BIAS = 2e-3
+SHADOW_BIAS = 2e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ def camera_plane(table: ViewTable, pixel_u: Tensor, pixel_v: Tensor) -> tuple[Te
 
 
 def _local_ray(body: Tensor, x: Tensor, y: Tensor) -> tuple[Vector, Vector]:
-    """Origins and directions in the frames of body [32, ...], broadcast against x, y."""
+    """Origins and directions in the frames of body [36, ...], broadcast against x, y."""
     m = body[frames.DIRECTION].unbind(0)
     d = tuple(m[3 * k] * x + m[3 * k + 1] * y + m[3 * k + 2] for k in range(3))
     return tuple(body[frames.ORIGIN].unbind(0)), d
@@ -97,8 +97,8 @@ def shadows(
     gap = torch.sqrt(
         (light_at[0] - x * t) ** 2 + (light_at[1] - y * t) ** 2 + (light_at[2] - t) ** 2
     )
-    _, casts, extent = table.view[frames.SCALARS][:, :, None].unbind(0)
-    bias = _SHADOW_BIAS * extent / gap
+    _, casts, extent, _ = table.view[frames.SCALARS][:, :, None].unbind(0)
+    bias = SHADOW_BIAS * extent / gap
 
     o, d = _local_ray(body, x[..., None], y[..., None])
     p = tuple(ok + t[..., None] * dk for ok, dk in zip(o, d, strict=True))

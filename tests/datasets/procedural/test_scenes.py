@@ -67,9 +67,11 @@ def test_tiles_with_culled_bodies_equal_whole_views():
         scenes = draw_scenes(world, range(3), dynamic=True)
         cameras, time_s = draw_cameras(scenes, 1, 32, 32)
         table = view_table(scenes, cameras, time_s).to(torch.float32)
-        grid = rendering._pixel_samples(32, 32, 1, torch.device("cpu"), torch.float32)
-        tiles, tile_depth = rendering._tiles(scenes, table, grid, False)
-        slabs, slab_depth = rendering._slabs(scenes, table, grid, False)
+        grid = rendering._pixel_samples(
+            32, 32, sample_offsets(1), torch.device("cpu"), torch.float32
+        )
+        tiles, tile_depth = rendering._tiles(scenes, table, grid)
+        slabs, slab_depth = rendering._slabs(scenes, table, grid)
         assert torch.allclose(tile_depth, slab_depth, rtol=1e-5)
         assert (tiles.int() - slabs.int()).abs().max() <= 1
 
