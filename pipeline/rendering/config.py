@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from everview.pipeline.errors import UsageError
+
 
 @dataclass(frozen=True)
 class RenderConfig:
-    """What `everview render` can be told. Raises ValueError with the value and the limit."""
+    """What `everview render` can be told. Raises UsageError with the value and the limit."""
 
     run: str
     """a run directory of `everview stream`"""
@@ -30,8 +32,8 @@ class RenderConfig:
 
     def __post_init__(self) -> None:
         if self.frames < 1:
-            raise ValueError(f"frames {self.frames}: at least 1")
+            raise UsageError(f"frames {self.frames}: at least 1")
         if self.size is not None and not 16 <= self.size <= 2048:
-            raise ValueError(f"size {self.size}: 16 to 2048 pixels")
+            raise UsageError(f"size {self.size}: 16 to 2048 pixels")
         if not 0 < self.rate <= 240:
-            raise ValueError(f"rate {self.rate}: more than 0 and at most 240 frames per second")
+            raise UsageError(f"rate {self.rate}: more than 0 and at most 240 frames per second")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from everview.models.weights import DEFAULT_WEIGHTS
+from everview.pipeline.errors import UsageError
 from everview.pipeline.streaming.policies import StreamPolicies
 
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """Raises ValueError with the value, the limit and the reason."""
+    """Raises UsageError with the value, the limit and the reason."""
 
     capture: str
     """a folder, a file or a procedural:// URL"""
@@ -43,11 +44,11 @@ class StreamConfig:
 
     def __post_init__(self) -> None:
         if self.size < 16:
-            raise ValueError(f"size {self.size}: at least 16 pixels, two patches")
+            raise UsageError(f"size {self.size}: at least 16 pixels, two patches")
         if self.hold_out < 0 or self.hold_out == 1:
-            raise ValueError(f"hold_out {self.hold_out}: 0 for none, or at least 2")
+            raise UsageError(f"hold_out {self.hold_out}: 0 for none, or at least 2")
         for name in ("video_frames", "review_views", "measured_views"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: at least 1")
+                raise UsageError(f"{name} {getattr(self, name)}: at least 1")
         if self.max_frames is not None and self.max_frames < 1:
-            raise ValueError(f"max_frames {self.max_frames}: at least 1")
+            raise UsageError(f"max_frames {self.max_frames}: at least 1")

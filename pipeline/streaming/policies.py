@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from everview.pipeline.errors import UsageError
+
 if TYPE_CHECKING:  # a command line is parsed with this module, and torch takes seconds to import
     from torch import Tensor
 
@@ -71,7 +73,7 @@ class StreamPolicies:
 
     def __post_init__(self) -> None:
         if self.chunk_frames < 1:
-            raise ValueError(f"chunk_frames {self.chunk_frames}: a chunk has at least one frame")
+            raise UsageError(f"chunk_frames {self.chunk_frames}: a chunk has at least one frame")
 
 
 def _is_repeat(frame: Frame, previous: Frame) -> bool:

@@ -117,3 +117,12 @@ def test_unsure_pixels_and_depth_edges_are_not_fused():
     assert (kept[:10] == 0).all()
     assert (kept[20:, 39:41] == 0).all()
     assert (kept[20:, :38] > 0).all()
+
+
+def test_a_floor_at_a_grazing_angle_is_kept_whole():
+    """Neighbouring pixels differ by a third of their depth, and still lie on one plane."""
+    view = plane_view((0, 0, 0))
+    rows = np.arange(64)[:, None] + 1.0
+    depth = np.broadcast_to(64 / rows, (64, 64)).astype(np.float32)
+    kept = trusted_depth(DepthView(view.camera, view.image, depth, view.confidence), 0.5)
+    assert (kept > 0).all()

@@ -28,6 +28,6 @@ def walk(count=20, step=0.2):
     for index in range(count):
         position = np.array([0.0, index * step, 1.6])
         angle = np.deg2rad(3 * index)
-        ahead = position + [np.sin(angle), np.cos(angle), -0.1 * np.cos(index)]
+        ahead = position + np.array([np.sin(angle), np.cos(angle), -0.1 * np.cos(index)])
         cameras.append(LENS.moved(look_at(position, ahead, np.array([0.0, 0.0, 1.0]))))
     return cameras

@@ -177,11 +177,15 @@ def test_rendering_before_the_first_chunk_says_why_it_cannot(make, frames):
 def test_a_chunk_without_a_scale_is_one_clear_sentence(make, frames):
     """Cameras side by side that look into the distance share no focus."""
     session = make()
+    aside = []
+    for index, frame in enumerate(frames(4)):
+        pose = np.eye(4)
+        pose[0, 3] = index
+        aside.append(replace(frame, camera=frame.camera.moved(pose)))
+    for frame in aside[:3]:
+        session.push(frame)
     with pytest.raises(DataError, match=r"frames 000\.png to 003\.png: the scene's scale"):
-        for index, frame in enumerate(frames(4)):
-            pose = np.eye(4)
-            pose[0, 3] = index
-            session.push(replace(frame, camera=frame.camera.moved(pose)))
+        session.push(aside[3])
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "no manifest"])
