@@ -14,7 +14,9 @@ PAGE_LIMIT_MIB = 14.0
 VIDEO_LIMIT_MIB = 8.0
 _FILE_LIMIT_MIB = 32
 _MAX_PIXELS = 64_000_000
-_LONGEST_SIDE_PX = 640
+LONGEST_SIDE_PX = 640
+# Of a sheet of many pictures.
+SHEET_SIDE_PX = 2000
 # Small pictures stay exact: a viewer compares pixels. Larger ones are WebP.
 _EXACT_SIDE_PX = 160
 
@@ -45,8 +47,10 @@ class Embedded:
     height: int
 
 
-def load_picture(path: Path, budget: Budget) -> np.ndarray | None:
-    """uint8 [H, W, 3], at most _LONGEST_SIDE_PX long; None when it isn't a picture we may open."""
+def load_picture(
+    path: Path, budget: Budget, longest_px: int = LONGEST_SIDE_PX
+) -> np.ndarray | None:
+    """uint8 [H, W, 3], its sides at most `longest_px`; None when it isn't one we may open."""
     try:
         if path.stat().st_size > _FILE_LIMIT_MIB * 2**20:
             raise ValueError(f"larger than {_FILE_LIMIT_MIB} MiB")
@@ -54,7 +58,7 @@ def load_picture(path: Path, budget: Budget) -> np.ndarray | None:
             if image.width * image.height > _MAX_PIXELS:
                 raise ValueError(f"{image.width}x{image.height} pixels")
             picture = image.convert("RGB")
-            picture.thumbnail((_LONGEST_SIDE_PX, _LONGEST_SIDE_PX), Image.Resampling.LANCZOS)
+            picture.thumbnail((longest_px, longest_px), Image.Resampling.LANCZOS)
             return np.array(picture)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         budget.unreadable.append(f"{path.name}: {error}")

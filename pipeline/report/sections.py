@@ -13,7 +13,14 @@ from everview.pipeline.evaluation.error_map import error_picture
 from everview.pipeline.evaluation.table import FLOOR_LABELS
 from everview.pipeline.report.charts import number
 from everview.pipeline.report.contents import PictureSet, RunContents, is_own_file
-from everview.pipeline.report.embedding import Budget, Embedded, embed_picture, load_picture
+from everview.pipeline.report.embedding import (
+    LONGEST_SIDE_PX,
+    SHEET_SIDE_PX,
+    Budget,
+    Embedded,
+    embed_picture,
+    load_picture,
+)
 
 _MAX_COMPARISONS = 24
 _MAX_STILLS = 24
@@ -159,7 +166,8 @@ def stills(run: RunContents, budget: Budget) -> list[tuple[str, Embedded]]:
         depth = run.path / "depth" / f"{file.stem}_colour.png"
         files += [file, *([depth] if is_own_file(depth) else [])]
     for file in files:
-        picture = load_picture(file, budget)
+        longest = SHEET_SIDE_PX if file in run.sheets else LONGEST_SIDE_PX
+        picture = load_picture(file, budget, longest)
         embedded = None if picture is None else embed_picture(picture, budget)
         if embedded is not None:
             shown.append((file.stem.replace("_colour", ", depth"), embedded))
