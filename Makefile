@@ -67,8 +67,8 @@ typing:
 	@mkdir -p .typing/everview
 	for room in kernels models datasets pipeline workflows; do ln -sfn "../../$$room" ".typing/everview/$$room"; done
 
-bench: setup  ## time the kernels on this machine against the published formulation
-	@.venv/bin/python -m everview.kernels.bench $(ARGS)
+bench: setup  ## time this machine against the published formulation
+	@.venv/bin/everview bench model $(ARGS)
 
 wheel: setup  ## build dist/everview-*.whl
 	@rm -rf build dist

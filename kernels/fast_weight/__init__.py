@@ -1,6 +1,7 @@
 """The fast-weight memory's arithmetic: gradient, commit, apply. Reference: `reference.py`."""
 
 from everview.kernels.fast_weight.reference import (
+    MATRICES,
     FastWeights,
     fast_weight_apply,
     fast_weight_commit,
@@ -11,6 +12,7 @@ from everview.kernels.fast_weight.reference import (
 )
 
 __all__ = [
+    "MATRICES",
     "FastWeights",
     "fast_weight_apply",
     "fast_weight_commit",

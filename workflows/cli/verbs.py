@@ -34,6 +34,7 @@ VERBS = (
     Verb("evaluate", "evaluate", "measure held-out views beside the floors, by stated rules"),
     Verb("train", "train", "train a recipe; the same command again continues it"),
     Verb("report", "report", "write the HTML report of a run again"),
+    Verb("bench", "bench", "time this machine against the published formulation, checked first"),
 )
 
 

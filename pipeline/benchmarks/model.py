@@ -1,0 +1,114 @@
+"""`everview bench model`: everview against the published formulation on a CPU, in one run.
+
+Both models have ten blocks of width 384 (33M parameters), absorb 8 views of 128x128 and render one
+from the fast weights alone; what the frame bank costs is a row of its own. Both are first checked
+against themselves in float64. Then they take turns with the replay of their own products.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+import torch
+
+from everview.pipeline.benchmarks.contenders import (
+    SIZE,
+    TOKENS_PER_VIEW,
+    VIEWS,
+    Ours,
+    Published,
+    Scene,
+)
+from everview.pipeline.benchmarks.products import Products
+from everview.pipeline.benchmarks.results import Report, Row, check, report
+from everview.pipeline.benchmarks.timing import take_turns
+
+_LIMIT = 1e-4
+# where two depths are equally likely a copied pixel may come from the other one
+_BANK_LIMIT = 1e-2
+
+Runs = Mapping[str, Callable[[], object]]
+
+
+def bench_model(threads: int, rounds: int) -> Report:
+    """Measure on `threads` threads, each candidate once a round. Raises WrongResult when a result
+    is off; then there are no numbers."""
+    load, threads_before = os.getloadavg()[0], torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            scene = Scene.random()
+            ours, published = Ours.of(scene), Published.of(scene)
+            errors = _errors(ours, published)
+            rows = _observe(ours, published, errors, rounds)
+            rows += _render(ours, published, errors, 3 * rounds)
+        return report(rows, torch.device("cpu"), rounds, load)
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+def _errors(ours: Ours, published: Published) -> dict[str, float]:
+    """Error of every timed result against float64, by row."""
+    exact, exact_published = ours.exact(), published.exact()
+    banked = check(
+        "render with bank", ours.render_with_bank(), exact.render_with_bank(), _BANK_LIMIT
+    )
+    return {
+        "observe": check("observe", ours.memory(), exact.memory(), _LIMIT),
+        "observe, published": check(
+            "the published observe", published.memory(), exact_published.memory(), _LIMIT
+        ),
+        "render": check("render", ours.render(), exact.render(), _LIMIT),
+        "render, published": check(
+            "the published render", published.render(), exact_published.render(), _LIMIT
+        ),
+        "render, with bank": banked,
+    }
+
+
+def _observe(
+    ours: Ours, published: Published, errors: Mapping[str, float], rounds: int
+) -> list[Row]:
+    runs = {"observe": ours.observe, "observe, published": published.observe}
+    shape = f"{VIEWS} views {SIZE}x{SIZE}"
+    return _rows(runs, shape, VIEWS * TOKENS_PER_VIEW, errors, rounds)
+
+
+def _render(
+    ours: Ours, published: Published, errors: Mapping[str, float], rounds: int
+) -> list[Row]:
+    runs = {
+        "render": ours.render,
+        "render, published": published.render,
+        "render, with bank": ours.render_with_bank,
+        "freeze, once a chunk": ours.freeze,
+    }
+    return _rows(runs, f"1 view {SIZE}x{SIZE}", TOKENS_PER_VIEW, errors, rounds)
+
+
+def _rows(
+    runs: Runs, shape: str, tokens: int, errors: Mapping[str, float], rounds: int
+) -> list[Row]:
+    """Time every run and its products in turn; the first is compared with its published twin."""
+    products = {name: Products(run) for name, run in runs.items()}
+    replays = {f"{name}: products": replay for name, replay in products.items()}
+    with torch.inference_mode():
+        times = take_turns({**runs, **replays}, rounds)
+    rows = []
+    for name in runs:
+        twin = f"{name}, published"
+        ms = times.median(name)
+        rows.append(
+            Row(
+                op=name,
+                shape=shape,
+                tokens=tokens,
+                ms=ms,
+                gflops=products[name].flops / ms / 1e6,
+                ratio_to_published=times.ratio(twin, name) if twin in runs else None,
+                fraction_of_products=times.ratio(f"{name}: products", name),
+                error=errors.get(name),
+            )
+        )
+    return rows

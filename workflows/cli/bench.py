@@ -1,0 +1,62 @@
+"""`everview bench WHAT`: time everview against the published formulation on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from everview.workflows.cli.arguments import CommonFlags
+from everview.workflows.cli.outcome import Outcome, table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(CommonFlags):
+    """Measure this machine: everview beside the published formulation, in one run.
+
+    Results are checked first; what is wrong gets no number. A table is printed; with --out its rows
+    are written to bench.json in that run directory.
+    """
+
+    what: Annotated[Literal["model", "kernels"], tyro.conf.Positional] = "model"
+    """model: observe and render with 33M parameters, on the CPU; kernels: update, apply,
+    Newton-Schulz, on the GPU if there is one"""
+    threads: int | None = None
+    """torch threads; all usable cores unless given"""
+    rounds: int = 7
+    """how often each candidate has its turn"""
+
+
+def run(arguments: Arguments) -> Outcome:
+    from everview.pipeline.errors import UsageError
+    from everview.pipeline.runs import RunDirectory, write_json
+
+    if arguments.rounds < 1 or (arguments.threads is not None and arguments.threads < 1):
+        raise UsageError("--rounds and --threads must be at least 1")
+    if arguments.out is None:
+        result, text = _measure(arguments)
+        return Outcome(result, text)
+    with RunDirectory.open(arguments.out, "bench", arguments, fresh=arguments.fresh) as run:
+        result, text = _measure(arguments)
+        write_json(run.path / "bench.json", result)
+    return Outcome(result, text, run=run.path)
+
+
+def _measure(arguments: Arguments) -> tuple[dict[str, object], str]:
+    """Rows as JSON and as text."""
+    import os
+
+    from everview.pipeline.benchmarks.results import COLUMNS
+
+    threads = arguments.threads or len(os.sched_getaffinity(0))
+    if arguments.what == "model":
+        from everview.pipeline.benchmarks.model import bench_model
+
+        found = bench_model(threads, arguments.rounds)
+    else:
+        from everview.pipeline.benchmarks.kernels import bench_kernels
+
+        found = bench_kernels(threads, arguments.rounds)
+    rows = table([row.cells() for row in found.rows], COLUMNS)
+    return found.as_json(), f"{rows}\n\n{found.circumstances()}"
