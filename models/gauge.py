@@ -170,9 +170,8 @@ def _focus_distance(cameras: Cameras) -> Tensor:
     distance = along.median(dim=1).values
     baseline = (centres - middle).norm(dim=-1).amax(1)
     sound = (looks.double().mean(1) >= _FOCUS_SHARE) & (baseline > 0.05 * distance)
-    # a camera that only turns meets its own axes at itself, to rounding
-    sound = sound & (spread > _AXES_SPREAD) & (distance > 1e-9 * centres.abs().amax((1, 2)))
-    return torch.where(sound & distance.isfinite(), distance, torch.nan)
+    sound = sound & (spread > _AXES_SPREAD) & distance.isfinite()
+    return torch.where(sound, distance, torch.nan)
 
 
 def _points_depth(cameras: Cameras, points_world: Tensor) -> Tensor:

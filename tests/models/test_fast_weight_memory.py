@@ -111,7 +111,8 @@ def test_heads_are_memories_of_their_own_channels() -> None:
     both = memory(memory_heads=2, memory_writes=("w0", "w1", "w2"))
     packet = both.project(tokens().flatten(1, 2))
     state = both.init_state(2)
-    moved = both.commit(both.accumulate(packet, state), state, torch.ones(2))
+    steps = torch.tensor([1.0, 0.3])
+    moved = both.commit(both.accumulate(packet, state), state, steps)
     read = both.read(packet, moved)
     for head in range(2):
         rows = [head, head + 2]  # a head varies fastest
@@ -123,7 +124,7 @@ def test_heads_are_memories_of_their_own_channels() -> None:
             )
         cut = type(packet)(*(part[rows] if part is not None else None for part in packet))
         own = single.init_state(2)
-        alone = single.commit(single.accumulate(cut, own), own, torch.ones(2))
+        alone = single.commit(single.accumulate(cut, own), own, steps)
         for left, right in zip(moved.weights, alone.weights, strict=True):
             torch.testing.assert_close(left[rows], right, **EXACT)
         torch.testing.assert_close(read[rows], single.read(cut, alone), **EXACT)

@@ -116,6 +116,24 @@ def test_sources_are_chosen_for_each_view_alone() -> None:
     assert together[0, 1].tolist() == [3, 2]
 
 
+def test_a_far_view_in_the_same_query_does_not_change_anothers_sources() -> None:
+    """It would, if one median over all views weighed translation against rotation."""
+    poses = torch.eye(4).repeat(6, 1, 1)
+    poses[:, 0, 3] = torch.tensor([1.0, 0.0, 0.6, 0.6, 3.0, 100.0])
+    for frame, degrees in enumerate((0, 25, 60, 70, 80, 0)):
+        turn = math.radians(degrees)
+        poses[frame, :3, 0] = torch.tensor([math.cos(turn), 0, -math.sin(turn)])
+        poses[frame, :3, 2] = torch.tensor([math.sin(turn), 0, math.cos(turn)])
+    cameras = Cameras(16, 16, torch.tensor([20.0, 20, 8, 8]).expand(1, 6, 4), poses[None])
+    bank = bank_of(cameras[:, :5])
+    here = replace(cameras[:, :1], c2w_cv=torch.eye(4)[None, None])
+    both = concatenate([here, cameras[:, 5:]])
+    unknown = torch.full((1, 2), torch.nan)
+    alone, _ = nearest_sources(here, unknown[:, :1], bank, 1)
+    together, _ = nearest_sources(both, unknown, bank, 1)
+    assert alone[0, 0].tolist() == together[0, 0].tolist() == [1]
+
+
 def test_time_decides_between_equal_cameras() -> None:
     bank = bank_of(at_angles(0, 0, 0, 60), torch.tensor([[0.0, 1.0, 2.0, 3.0]]))
     index, _ = nearest_sources(at_angles(0), torch.tensor([[1.9]]), bank, 3)

@@ -69,9 +69,9 @@ def test_a_camera_finds_its_own_pixels_at_any_depth() -> None:
 def test_points_behind_or_outside_a_source_are_not_seen() -> None:
     cameras = above_plane(2).to(torch.float32)
     rays = point_rays(cameras[:, :1], pixel_grid(64, 64, 64, torch.device("cpu")))
-    away = cameras[:, 1:].c2w_cv.clone()
-    away[..., :3, 1:3] *= -1  # turned to the sky
-    behind = type(cameras)(64, 64, cameras.intrinsics[:, 1:], away)[:, None]
+    away = cameras[:, :1].c2w_cv.clone()
+    away[..., :3, 0:3:2] *= -1  # turned about: the point lies on its axis, behind it
+    behind = type(cameras)(64, 64, cameras.intrinsics[:, :1], away)[:, None]
     depth = torch.full((1, 1, 1, 1), 2.0)
     coordinates, inside = project_into_sources(cameras[:, :1], rays, depth, behind)
     assert not inside.any()
