@@ -26,7 +26,7 @@ from everview.pipeline.evaluation.protocols import (
     every_eighth,
     spread_inputs,
 )
-from everview.pipeline.evaluation.scene_frames import SceneFrames, load_scene
+from everview.pipeline.evaluation.scene_frames import SceneFrames, load_scene, open_posed
 from everview.pipeline.evaluation.scene_scores import SceneScores, score_scene
 from everview.pipeline.evaluation.summary import (
     combine,
@@ -121,9 +121,12 @@ def evaluate(
     jobs = _jobs(config)
     subject = Path(config.capture).name if config.capture else str(config.protocol)
     out = out or default_run_path("evaluate", subject or "capture", config)
+    # what can't be used is refused before anything is written
+    if config.capture is not None:
+        open_posed(config.capture)
+    model = model or open_model(config.weights, config.device)
+    lpips, lpips_note = open_lpips(config.lpips_backbone, model.device)
     with RunDirectory.open(out, "evaluate", config, command, fresh) as run:
-        model = model or open_model(config.weights, config.device)
-        lpips, lpips_note = open_lpips(config.lpips_backbone, model.device)
         if lpips is None:
             log.warning("LPIPS is left out: %s", lpips_note)
         run.note(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from everview.datasets.captures import CaptureInfo, Frame, Skip
+from everview.datasets.captures import Capture, CaptureInfo, Frame, Skip
 from everview.datasets.errors import DataError
 from everview.datasets.opening import open_capture
 from everview.datasets.resampling import fit_frame
@@ -37,14 +37,20 @@ class SceneFrames:
         return np.stack([frame.camera.c2w_cv for frame in self.frames if frame.camera])
 
 
+def open_posed(source: str) -> Capture:
+    """Open a capture, nothing decoded yet. Raises DataError when it has no cameras."""
+    capture = open_capture(source)
+    if not capture.info.has_cameras:
+        raise DataError(f"{source} states no cameras; pictures can only be judged at known poses")
+    return capture
+
+
 def load_scene(source: str, name: str, size: int) -> SceneFrames:
     """Read a capture whole at `size` px.
 
     Raises DataError when it has no cameras, fewer than two frames, or more than MAX_FRAMES.
     """
-    capture = open_capture(source)
-    if not capture.info.has_cameras:
-        raise DataError(f"{source} states no cameras; pictures can only be judged at known poses")
+    capture = open_posed(source)
     frames: list[Frame] = []
     large: list[Frame] = []
     unposed: list[Skip] = []

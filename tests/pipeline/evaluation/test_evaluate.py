@@ -131,6 +131,7 @@ def test_a_capture_without_cameras_is_refused_in_one_sentence(model, tmp_path):
         Image.new("RGB", (40, 40), (index, 0, 0)).save(folder / f"{index}.png")
     with pytest.raises(DataError, match="no cameras"):
         evaluate(EvaluationConfig(capture=str(folder), size=32), tmp_path / "run", model=model)
+    assert not (tmp_path / "run").exists()
 
 
 def test_more_inputs_than_frames_are_a_usage_error(room, model, tmp_path):
