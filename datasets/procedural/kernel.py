@@ -8,6 +8,8 @@ functions remain the definition: a test compares the two pixel by pixel, on the 
 from __future__ import annotations
 
 import functools
+import importlib
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -33,7 +35,7 @@ _VIEW_SLICES = (
     "FOCAL", "LIGHT_AT", "UP", "FILL_FROM", "TURN", "KEY",
     "SKY", "GROUND", "FILL", "SCALARS", "RELIEF", "WALLS",
 )  # fmt: skip
-# What the source calls them, where the names differ from the columns'.
+# Threads are pixels of square tiles.
 _TILE = 16
 # Views of one launch: the grid's second axis ends at 65,535.
 _LAUNCH_VIEWS = 32768
@@ -71,9 +73,21 @@ def _built(device_index: int) -> Callable:
         return torch.cuda._compile_kernel(source(), "render_pixels")
 
 
+@functools.cache
 def is_available(device: torch.device) -> bool:
-    """Whether this torch can build CUDA source for `device` (NVIDIA, torch 2.9 or later)."""
-    return device.type == "cuda" and hasattr(torch.cuda, "_compile_kernel")
+    """Whether CUDA source can be built for `device`; says once if it can't on an NVIDIA GPU."""
+    if device.type != "cuda":
+        return False
+    # torch looks for CUDA's headers there, though this source includes none
+    has_home = importlib.import_module("torch.utils.cpp_extension").CUDA_HOME is not None
+    if has_home and torch.version.hip is None and hasattr(torch.cuda, "_compile_kernel"):
+        return True
+    warnings.warn(
+        "procedural views are rendered eagerly, a hundred times slower than by the CUDA kernel: it "
+        "needs an NVIDIA GPU and CUDA_HOME",
+        stacklevel=3,
+    )
+    return False
 
 
 def arguments(table: ViewTable, images: Tensor, depth: Tensor, side: int) -> list:

@@ -7,7 +7,7 @@ __device__ inline float smooth(float edge0, float edge1, float x) {
   return f * f * (3.0f - 2.0f * f);
 }
 
-__device__ float fbm(float s, float t, int seed, float spread) {
+__device__ __noinline__ float fbm(float s, float t, int seed, float spread) {
   float octave2 = 0.5f * (1.0f - smooth(0.4f, 1.0f, spread * 2.1f));
   float octave3 = 0.3f * (1.0f - smooth(0.4f, 1.0f, spread * 4.3f));
   return value_noise(s, t, seed) +

@@ -138,7 +138,7 @@ __device__ float box_exit(V o, V d, int* wall) {
 
 struct Shape { float power, amplitude, frequency; int seed; };
 
-__device__ float height(V p, Shape s) {
+__device__ __noinline__ float height(V p, Shape s) {
   float x = fmaxf(fabsf(p.x), 1e-6f), y = fmaxf(fabsf(p.y), 1e-6f), z = fmaxf(fabsf(p.z), 1e-6f);
   float largest = fmaxf(fmaxf(x, y), z);
   float total = powf(x / largest, s.power) + powf(y / largest, s.power) + powf(z / largest, s.power);
