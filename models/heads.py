@@ -129,8 +129,8 @@ class Refinement(nn.Module):
         """Candidate colours [B, V, J S, 3, H, W] (offset-major) and validity [B, V, J S, H, W]."""
         height, width = log_depth.shape[-2:]
         rays = point_rays(cameras, pixel_grid(height, width, 1, log_depth.device))
-        depth = (log_depth.flatten(2)[..., None] + self.offsets.to(log_depth)).exp()
-        coordinates, inside = project_into_sources(cameras, rays, depth, sources)
+        depth = (log_depth.flatten(2)[:, :, None] + self.offsets.to(log_depth)[:, None]).exp()
+        coordinates, inside = project_into_sources(cameras, rays, depth.mT, sources)
         inside = inside & valid[..., None, None]
         samples = sample_sources(gather_frames(pictures, index), coordinates)
         b, v = log_depth.shape[:2]

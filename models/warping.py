@@ -36,20 +36,32 @@ def project_into_sources(
     Returns sampling coordinates in [-1, 1] (grid_sample without aligned corners) [B, V, S, P, J, 2]
     and whether the point lies in front of and inside the source [B, V, S, P, J].
     """
-    # q = R_s^T (c + z r - c_s): project centre and ray once, then combine for every depth
-    to_source = sources.c2w_cv[..., :3, :3].mT
+    # q = K_s R_s^T (c + z r - c_s): project centre and ray once, then combine for every depth
+    from_world = _normalised_lens(sources) @ sources.c2w_cv[..., :3, :3].mT
     offset = cameras.centres[:, :, None] - sources.centres
-    base = (to_source @ offset[..., None])[..., 0][..., None, None, :]
-    turned = torch.einsum("bvsij,bvpj->bvspi", to_source, rays_BVP3)[..., None, :]
-    points = base + depth_BVPJ[:, :, None, ..., None] * turned
-    z = points[..., 2]
-    fx, fy, cx, cy = sources.intrinsics[..., None, None].unbind(-3)
+    base = from_world @ offset[..., None]
+    turned = from_world @ rays_BVP3.mT[:, :, None]
+    # points are innermost in memory: elementwise loops over a few depths would be too short
+    depth = depth_BVPJ.mT[:, :, None]
+    x, y, z = (
+        torch.addcmul(base[..., axis, :, None], depth, turned[..., axis, None, :])
+        for axis in range(3)
+    )
     safe = z.clamp_min(1e-3)
-    u = (fx * points[..., 0] / safe + cx) * (2 / sources.width) - 1
-    v = (fy * points[..., 1] / safe + cy) * (2 / sources.height) - 1
-    inside = (z > 1e-3) & (u.abs() < 1) & (v.abs() < 1)
+    u, v = x / safe, y / safe
+    inside = (torch.maximum(u.abs(), v.abs()) < 1) & (z > 1e-3)
     # far outside, coordinates grow without bound and half-precision samplers overflow
-    return torch.stack([u.clamp(-2, 2), v.clamp(-2, 2)], -1), inside
+    coordinates = torch.stack([u.clamp(-2, 2), v.clamp(-2, 2)], -3)
+    return coordinates.movedim(-3, -1).transpose(-3, -2), inside.mT
+
+
+def _normalised_lens(sources: Cameras) -> Tensor:
+    """[..., 3, 3] from points before a camera to image coordinates in [-1, 1] times depth, depth."""
+    fx, fy, cx, cy = sources.intrinsics.unbind(-1)
+    zero, one = torch.zeros_like(fx), torch.ones_like(fx)
+    across = torch.stack([2 / sources.width * fx, zero, 2 / sources.width * cx - 1], -1)
+    down = torch.stack([zero, 2 / sources.height * fy, 2 / sources.height * cy - 1], -1)
+    return torch.stack([across, down, torch.stack([zero, zero, one], -1)], -2)
 
 
 def gather_frames(per_frame_BK: Tensor, index_BVS: Tensor) -> Tensor:
@@ -67,9 +79,9 @@ def sample_sources(maps_BVSCHW: Tensor, coordinates: Tensor) -> Tensor:
     lead = maps_BVSCHW.shape[:3]
     sampled = functional.grid_sample(
         maps_BVSCHW.flatten(0, 2),
-        coordinates.flatten(0, 2).to(maps_BVSCHW.dtype),
+        coordinates.flatten(0, 2).transpose(1, 2).to(maps_BVSCHW.dtype),
         mode="bilinear",
         padding_mode="border",
         align_corners=False,
     )
-    return sampled.unflatten(0, lead)
+    return sampled.mT.unflatten(0, lead)
