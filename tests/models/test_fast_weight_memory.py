@@ -215,16 +215,16 @@ def test_equal_shares_of_the_state_come_from_inverse_square_root_steps() -> None
     torch.testing.assert_close(weight, torch.full_like(weight, size**-0.5), rtol=1e-5, atol=0)
 
 
-def test_a_layer_after_the_last_memory_costs_a_stream_nothing() -> None:
-    model = scene_model(stack="WTFWF")
+def test_a_stream_computes_nothing_that_nobody_reads() -> None:
+    """Neither layers after the last memory nor what its tokens would read."""
+    model = scene_model(stack="WTFTWF")
     ran = []
-    for name, layer in zip("WTFWF", model.layers, strict=True):
-        original = layer.run
+    for name, layer in zip("WTFTWF", model.layers, strict=True):
 
-        def spied(*args, name=name, original=original):
-            ran.append(name)
+        def spied(*args, name=name, original=layer.run):
+            ran.append((name, any(op.kind == "apply" for op in args[3].operations)))
             return original(*args)
 
         layer.run = spied
     streamed(model, episode((1,)))
-    assert ran == ["W", "T"]
+    assert ran == [("W", True), ("T", True), ("F", True), ("T", False)]
