@@ -56,7 +56,7 @@ def project_into_sources(
 
 
 def _normalised_lens(sources: Cameras) -> Tensor:
-    """[..., 3, 3] from points before a camera to image coordinates in [-1, 1] times depth, depth."""
+    """[..., 3, 3] from points before a camera to (image in [-1, 1] times depth, depth)."""
     fx, fy, cx, cy = sources.intrinsics.unbind(-1)
     zero, one = torch.zeros_like(fx), torch.ones_like(fx)
     across = torch.stack([2 / sources.width * fx, zero, 2 / sources.width * cx - 1], -1)
