@@ -4,9 +4,9 @@ In its own frame a body is the box [-1, 1]^3 cut by one quadric,
 
     qx x^2 + qy y^2 + qz z^2 <= (a + b z)^2,
 
-minus a convex cutter of the same kind (a boolean cut). q = 0 leaves the box, (1, 1, 1) an ellipsoid,
-(1, 1, 0) a cylinder, with b != 0 a frustum or cone; q = 0.55 a box with rounded corners; a thin
-half size makes a plate or a rod. This file draws and places them, vectorised over scenes (numpy).
+minus a convex cutter of the same kind (a boolean cut). q = 0 leaves the box, (1, 1, 1) makes an
+ellipsoid, (1, 1, 0) a cylinder, with b != 0 a frustum or cone; q = 0.55 rounds the corners of a
+box; a thin half size makes a plate or a rod. This file draws and places them, vectorised over scenes (numpy).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BOX, ELLIPSOID, CYLINDER, FRUSTUM, ROUNDED, BARREL = range(6)
 _QUADRICS = np.array(
     [[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 1, 0], [0.55, 0.55, 0.55], [1, 1, 0.35]], np.float64
 )
-# A cutter may also be a cylinder along x or y: forms 0 box, 1 ellipsoid, 2..4 cylinder along z, x, y.
+# A cutter is a box, an ellipsoid or a cylinder along one of the axes.
 CUT_BOX, CUT_ELLIPSOID, CUT_ALONG_Z, CUT_ALONG_X, CUT_ALONG_Y = range(5)
 _CUT_QUADRICS = np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 1]], np.float64)
 
@@ -111,7 +111,7 @@ class Bodies:
         self.cut_quadric[:, slots] = np.where(on, quadric, self.cut_quadric[:, slots])
 
     def reach(self) -> np.ndarray:
-        """Half extents of the bodies along the world's axes [B, N, 3] (exact for box and ellipsoid)."""
+        """Half extents along the world's axes [B, N, 3] (exact for box and ellipsoid)."""
         spread = np.abs(self.rotation) * self.half_size[..., None, :]
         along_box = spread.sum(-1)
         along_ellipsoid = np.sqrt((spread**2).sum(-1))

@@ -1,4 +1,4 @@
-"""Which bodies a tile of rays can meet: conservative tests with bounding balls, for the CPU path."""
+"""Which bodies a tile of rays can meet: conservative tests with bounding balls, for the CPU."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The CUDA path: every pixel of every view in one hand-written kernel, built when first used.
 
-torch.compile fuses the eager formulation into the same arithmetic, but needs minutes to do so; NVRTC
-builds this source in seconds, and a ray leaves out bodies whose bounding ball it misses. The eager
-functions remain the definition: a test compares the two pixel by pixel, on the CPU too.
+torch.compile fuses the eager formulation into the same arithmetic, but needs minutes to do so;
+NVRTC builds this source in seconds, and a ray leaves out bodies whose bounding ball it misses. The
+eager functions remain the definition: tests compare the two pixel by pixel, on the GPU and, with
+the source compiled as C++, on the CPU.
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ __device__ Pattern pattern(int kind, float s, float t, int seed, float spread) {
       if (kind == KIND_DOTS) {
         r.m = radius < 0.1f + 0.2f * other ? 1.0f : 0.0f;
       } else {
-        float petals = 0.22f + 0.10f * cosf(floorf(3.0f + 3.0f * shade) * atan2f(dv, du) + 6.0f * other);
+        float turns = floorf(3.0f + 3.0f * shade) * atan2f(dv, du) + 6.0f * other;
+        float petals = 0.22f + 0.10f * cosf(turns);
         r.m = smooth(0.0f, 0.06f, petals - radius) * (0.55f + 0.45f * smooth(0.0f, 0.25f, radius));
         r.k = radius < 0.09f ? 1.0f : 0.0f;
       }
@@ -207,7 +208,8 @@ __device__ V trace(const float* bodies, const float* view, const float* material
   V p = along(load_v(body + ORIGIN), t, matvec(m, x, y));
   bool is_shell = pose == SHELL_POSE, is_bump = pose == RELIEF_POSE, is_cut = false;
   V q = is_shell ? make_v(0.0f, 0.0f, 0.0f) : load_v(body + QUADRIC);
-  Face f = active_constraint(p, q, is_shell ? 1.0f : body[TAPER], is_shell ? 0.0f : body[TAPER + 1]);
+  float wide = is_shell ? 1.0f : body[TAPER], slope = is_shell ? 0.0f : body[TAPER + 1];
+  Face f = active_constraint(p, q, wide, slope);
   if (is_shell) f.normal = make_v(-f.normal.x, -f.normal.y, -f.normal.z);
   else if (is_bump) {
     f.normal = gradient(p, shape);
@@ -224,7 +226,8 @@ __device__ V trace(const float* bodies, const float* view, const float* material
     }
   }
   V half = load_v(body + HALF), metric = times(p, half);
-  float u = f.is_round ? atan2f(p.y, p.x) * 0.5f * (half.x + half.y) : (f.axis == 0 ? metric.y : metric.x);
+  float u = f.axis == 0 ? metric.y : metric.x;
+  if (f.is_round) u = atan2f(p.y, p.x) * 0.5f * (half.x + half.y);
   float v = (f.is_round || f.axis != 2) ? metric.z : metric.y;
   int side = f.normal.x + f.normal.y + f.normal.z > 0.0f ? 1 : 0;
   int face = f.is_round ? 6 : 2 * f.axis + side;
@@ -243,7 +246,8 @@ __device__ V trace(const float* bodies, const float* view, const float* material
   V at = make_v(t * x, t * y, t), gap = minus(load_v(view + LIGHT_AT), at);
   V towards = unit(gap);
   float lambert = fmaxf(dot(normal, towards), 0.0f), lit = 1.0f;
-  if (view[SCALARS + 1] > 0.0f && lambert > 0.0f) lit = visibility(bodies, view, at, view[SCALARS + 2]);
+  bool casts = view[SCALARS + 1] > 0.0f;
+  if (casts && lambert > 0.0f) lit = visibility(bodies, view, at, view[SCALARS + 2]);
   lambert = lambert * lit / (1.0f + view[SCALARS] * dot(gap, gap));
   float shine = 0.0f, specular = MATERIAL(SPECULAR);
   if (specular > 0.0f && lambert > 0.0f) {

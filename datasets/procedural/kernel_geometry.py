@@ -141,7 +141,8 @@ struct Shape { float power, amplitude, frequency; int seed; };
 __device__ __noinline__ float height(V p, Shape s) {
   float x = fmaxf(fabsf(p.x), 1e-6f), y = fmaxf(fabsf(p.y), 1e-6f), z = fmaxf(fabsf(p.z), 1e-6f);
   float largest = fmaxf(fmaxf(x, y), z);
-  float total = powf(x / largest, s.power) + powf(y / largest, s.power) + powf(z / largest, s.power);
+  float total = powf(x / largest, s.power) + powf(y / largest, s.power);
+  total += powf(z / largest, s.power);
   float norm = largest * powf(total, 1.0f / s.power);
   float fx = p.x * s.frequency, fy = p.y * s.frequency, fz = p.z * s.frequency;
   float coarse = solid_noise(fx, fy, fz, s.seed);
@@ -155,7 +156,8 @@ __device__ float march(V o, V d, Shape s) {
   if (!(near < in.far)) return HUGE;
   float step = fmaxf(in.far - near, 0.0f) / (float)MARCH_STEPS;
   int first = 1;
-  while (first <= MARCH_STEPS && !(height(along(o, near + step * (float)first, d), s) < 0.0f)) ++first;
+  for (; first <= MARCH_STEPS; ++first)
+    if (height(along(o, near + step * (float)first, d), s) < 0.0f) break;
   if (first > MARCH_STEPS) return HUGE;
   float outer = near + step * (float)(first - 1), inner = near + step * (float)first;
   float f_outer = fmaxf(height(along(o, outer, d), s), 1e-9f);

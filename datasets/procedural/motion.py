@@ -49,7 +49,7 @@ class Motion:
 
 
 def draw_motion(draws: Draws, pivot: np.ndarray, reach_m: np.ndarray, dynamic: bool) -> Motion:
-    """Random tracks about `pivot` [B, T, 3] that stray by about `reach_m` [B]; still if not dynamic."""
+    """Random tracks about `pivot` [B, T, 3] that stray by some `reach_m` [B]; or still ones."""
     amplitude = reach_m[:, None, None, None] * draws.uniform(TRACKS, 1, 1, low=0.4, high=1.0)
     shift = draws.normal(TRACKS, KNOTS, 3) * amplitude * np.array([1.0, 1.0, 0.35])
     turn = draws.normal(TRACKS, KNOTS, 3) * draws.uniform(TRACKS, 1, 1, high=0.8)

@@ -1,8 +1,8 @@
 """Height fields: a displaced body met by a fixed-step march and a few secant steps.
 
-In its own frame the surface is f(p) = |p|_power - 1 + amplitude (1 - noise(frequency p)) = 0, inside
-the unit ball (or superquadric box). Marching costs as much as all other bodies together, so the
-renderer runs it only for scenes that have one.
+In its own frame the surface is f(p) = |p|_power - 1 + amplitude (1 - noise(frequency p)) = 0,
+inside the unit ball (or superquadric box). Marching costs as much as all other bodies together, so
+the renderer runs it only for scenes that have one.
 """
 
 from __future__ import annotations

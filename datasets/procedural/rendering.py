@@ -24,14 +24,14 @@ from everview.datasets.procedural.tracing import camera_plane, nearest_hits, sha
 
 Backend = Literal["kernel", "eager"]
 
-# Rays of one eager call on a GPU (32 bodies, some 20 temporaries alive), and of one tile on the CPU.
+# Rays of an eager call on a GPU (32 bodies, some 20 temporaries alive), and of a tile on the CPU.
 _RAYS_EAGER = 1 << 20
 _RAYS_TILE = 1 << 12
 
 
 @dataclass(frozen=True, eq=False)
 class RenderedViews:
-    """images uint8 [B, V, H, W, 3] sRGB; depth float32 [B, V, H, W] along z, metres, 0 at the sky."""
+    """images uint8 [B, V, H, W, 3] sRGB; depth float32 [B, V, H, W] along z in metres, 0: sky."""
 
     images: Tensor
     depth: Tensor

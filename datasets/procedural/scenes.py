@@ -36,9 +36,9 @@ class SceneBatch:
     shell: a box seen from inside (the room, the hall, the ground); shell_visible [B, 6] bool per
     wall (-x, +x, -y, +y, -z, +z); a ray through an invisible wall sees the sky, at depth 0.
     relief: one height field per scene at most, the displaced surface of `relief.py`; relief_shape
-    [B, 4] = power, amplitude, frequency, seed; has_relief: per scene, known to the host.
-    materials [B, K, columns]. light_position [B, 3]; light_falloff [B] in 1/m^2; light, ambient_sky,
-    ambient_ground, fill [B, 3] linear; fill_direction [B, 3]; has_shadow [B] 0 or 1.
+    [B, 4] = power, amplitude, frequency, seed. has_relief: per scene, known to the host.
+    materials [B, K, columns]. light_position [B, 3]; light_falloff [B] in 1/m^2; light,
+    ambient_sky, ambient_ground, fill [B, 3] linear; fill_direction [B, 3]; has_shadow [B] 0 or 1.
     focus [B, 3], extent [B]: where cameras look and how far the content reaches, metres.
     """
 

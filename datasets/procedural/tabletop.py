@@ -57,7 +57,7 @@ def draw(seeds: Sequence[int], dynamic: bool) -> SceneBatch:
     pivot = np.concatenate(
         [draws.uniform(TRACKS, 2, low=-0.3, high=0.3), np.zeros((batch, 4, 1))], -1
     )
-    motion = draw_motion(draws, pivot + [0.0, 0.0, 0.1], 0.35 * radius, dynamic)
+    motion = draw_motion(draws, pivot + np.array([0.0, 0.0, 0.1]), 0.35 * radius, dynamic)
 
     focus = np.stack([np.zeros(batch), np.zeros(batch), top + 0.1], -1)
     look = draw_lights(draws, sun_position(draws, focus, 6.0), flat=0.12, shadow=0.6)

@@ -156,7 +156,7 @@ def _glyphs(fs: Tensor, ft: Tensor, h: Tensor, i: Tensor, j: Tensor, seed: Tenso
 def _collage_cell(
     s: Tensor, t: Tensor, i: Tensor, j: Tensor, h: Tensor, seed: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A mosaic of two sizes, like a photograph seen from afar: the hash of the tile, and its shade."""
+    """A mosaic of three sizes, like a photograph from afar: the hash of the tile, its shade."""
     fine = hash_cells(
         torch.floor(s * 3.0).to(torch.int32), torch.floor(t * 3.0).to(torch.int32), seed + 17
     )

@@ -24,7 +24,7 @@ _FIELD_OF_VIEW_DEG = {"orbit": (36.0, 58.0), "tabletop": (40.0, 68.0), "room": (
 
 
 def look_at(eye: np.ndarray, target: np.ndarray, roll: np.ndarray | float = 0.0) -> np.ndarray:
-    """`c2w_cv` [..., 4, 4] at `eye` [..., 3] looking at `target`, world z upwards, rolled (radians)."""
+    """`c2w_cv` [..., 4, 4] at `eye` [..., 3] looking at `target`, z upwards, rolled (radians)."""
     forward = target - eye
     forward = forward / np.linalg.norm(forward, axis=-1, keepdims=True)
     right = np.cross(forward, [0.0, 0.0, 1.0])
@@ -220,7 +220,7 @@ def _walk_video(
 def _walk_random(
     draws: Draws, scenes: SceneBatch, frames: np.ndarray, field_of_view: np.ndarray
 ) -> np.ndarray:
-    """Views off a piece of a walk, in no order, some steps aside and turned by up to half a view."""
+    """Views off a piece of a walk, in no order, a step aside and turned by up to half a view."""
     views = len(frames)
     reach = draws.log_uniform(1, low=0.6, high=6.0)
     share = draws.uniform(views)

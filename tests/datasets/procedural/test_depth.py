@@ -25,7 +25,7 @@ def world_points(cameras: Cameras, depth: torch.Tensor) -> torch.Tensor:
 
 
 def surface_gap(scenes, points: torch.Tensor) -> torch.Tensor:
-    """Distance (first order, metres) of points [B, P, 3] to the nearest face of any body or wall."""
+    """Distance (first order, metres) of points [B, P, 3] to the nearest face of a body."""
     half = scenes.half_size[:, :, None]
     local = torch.einsum(
         "bnij,bnpi->bnpj", scenes.rotation, points[:, None] - scenes.centre[:, :, None]
@@ -88,10 +88,10 @@ def test_a_relief_is_met_to_a_tenth_of_a_millimetre():
 @pytest.mark.parametrize("world", ["tabletop", "room"])
 def test_depth_carries_the_colour_of_a_matt_scene_from_view_to_view(world):
     """A pixel's point, projected into the other view, finds the same colour where it is seen."""
-    scenes, cameras, views = render(world, seeds=range(3), size=96, samples=1)
+    _, cameras, views = render(world, seeds=range(3), size=96, samples=1)
     points = world_points(cameras, views.depth.double())
     agreeing = compared = 0
-    for b, (first, second) in enumerate(zip(*[iter(cameras.unbind())] * 2, strict=True)):
+    for b, second in enumerate(cameras.unbind()[1::2]):
         seen, depth = second.project(points[b, 0].reshape(-1, 3).numpy())
         column, row = np.floor(seen.T).astype(int)
         inside = (depth > 0) & (column >= 0) & (column < 96) & (row >= 0) & (row < 96)

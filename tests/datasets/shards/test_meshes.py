@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from everview.datasets.errors import DataError
 from everview.datasets.shards import open_shards
 from everview.datasets.shards.meshes import (
@@ -27,7 +28,7 @@ needs_ycb = pytest.mark.skipif(not YCB.is_dir(), reason=f"no YCB objects in {YCB
 
 def ball() -> TexturedMesh:
     body = trimesh.creation.icosphere(subdivisions=4, radius=2.0)
-    vertices = np.asarray(body.vertices) + [5.0, -1.0, 2.0]
+    vertices = np.asarray(body.vertices) + np.array([5.0, -1.0, 2.0])
     # the upper half of the texture red, the lower blue; v up follows z
     uv = np.stack([np.full(len(vertices), 0.5), (vertices[:, 2] - 2.0) / 4.2 + 0.5], -1)
     texture = np.zeros((64, 64, 3), np.uint8)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+
 from everview.datasets.cameras import Camera
 from everview.datasets.errors import DataError
 from everview.datasets.procedural.trajectories import look_at
