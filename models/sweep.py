@@ -48,7 +48,9 @@ class MatchingFeatures(nn.Module):
         b, k = pictures_BK3HW.shape[:2]
         wide = torch.promote_types(_dtype_of(self.layers), torch.float32)
         flat = pictures_BK3HW.flatten(0, 1).to(wide)
-        features = functional.normalize(self.layers(flat * 2 - 1).to(wide), dim=1)
+        # channels innermost, as in the refinement: faster on a CPU
+        packed = (flat * 2 - 1).contiguous(memory_format=torch.channels_last)
+        features = functional.normalize(self.layers(packed).to(wide).contiguous(), dim=1)
         colour = functional.avg_pool2d(flat, _STRIDE)
         return torch.cat([features, colour], 1).unflatten(0, (b, k))
 
