@@ -7,7 +7,6 @@ SHELL := /bin/bash
 .PHONY: help setup system demo test check bench wheel lock typing clean
 
 export EVERVIEW_DATA ?= ../shared/data
-export OMP_NUM_THREADS ?= 1
 WORKERS ?= 2
 PY := .venv/bin/python
 LOCK_INPUTS := requirements.lock pyproject.toml setup.py
@@ -55,7 +54,8 @@ demo: setup  ## stream a procedural capture, render new views, leave a report (t
 	@.venv/bin/everview demo --out runs/demo --fresh
 
 test: setup  ## run the test suite; ends with what it skipped and why
-	@$(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@export OMP_NUM_THREADS=1 # a worker a core: more threads only get in each other's way
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: setup typing  ## format, lint, types, import rules: what CI runs before the tests
 	@.venv/bin/ruff format --check --quiet . || { .venv/bin/ruff format --check .; exit 1; }

@@ -36,7 +36,9 @@ def demo_config(arguments: Arguments) -> StreamConfig:
         f"procedural://tabletop?seed={arguments.seed}&frames={arguments.frames}"
         f"&size={arguments.size}&dynamic=true"
     )
-    return StreamConfig(capture=capture, size=arguments.size, video_frames=48, review_views=6)
+    return StreamConfig(
+        capture=capture, size=arguments.size, video_frames=48, review_views=6, fusion_views=16
+    )
 
 
 def run(arguments: Arguments) -> Outcome:
