@@ -6,7 +6,8 @@ In its own frame a body is the box [-1, 1]^3 cut by one quadric,
 
 minus a convex cutter of the same kind (a boolean cut). q = 0 leaves the box, (1, 1, 1) makes an
 ellipsoid, (1, 1, 0) a cylinder, with b != 0 a frustum or cone; q = 0.55 rounds the corners of a
-box; a thin half size makes a plate or a rod. This file draws and places them, vectorised over scenes (numpy).
+box; a thin half size makes a plate or a rod. This file draws and places them, vectorised over
+scenes (numpy).
 """
 
 from __future__ import annotations
