@@ -26,7 +26,7 @@ class Frame:
     index: position among the frames that have an image, in order, from 0.
     image: uint8 [H, W, 3] sRGB. camera: its size equals the image's; None when unknown.
     time_s: seconds; None when the source has no clock. depth: float32 [H, W] along z in the
-    capture's world units, 0 where unknown. mask: bool [H, W], False where the frame must be ignored.
+    capture's world units, 0 where unknown. mask: bool [H, W], False where the frame is ignored.
     """
 
     index: int

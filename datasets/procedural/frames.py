@@ -7,6 +7,7 @@ in its own frame, with ray directions given in the camera's, and never touch wor
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class ViewTable:
             material_base=self.material_base[index],
         )
 
-    def to(self, *args) -> ViewTable:
+    def to(self, *args: Any) -> ViewTable:
         """As Tensor.to, on the floating-point tensors."""
         cast = {
             f.name: getattr(self, f.name).to(*args)
@@ -67,7 +68,7 @@ class ViewTable:
 def view_table(scenes: SceneBatch, cameras: Cameras, time_s: Tensor) -> ViewTable:
     """Tables for cameras [B, V] at time_s [B, V], flattened to M = B V views; float64."""
     batch, views = cameras.shape
-    options = {"dtype": torch.float64, "device": scenes.device}
+    options: dict[str, Any] = {"dtype": torch.float64, "device": scenes.device}
     owner = torch.arange(batch, device=scenes.device).repeat_interleave(views)
     c2w = cameras.c2w_cv.to(**options).reshape(-1, 4, 4)
     turn, eye = c2w[:, :3, :3], c2w[:, :3, 3]

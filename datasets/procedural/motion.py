@@ -9,6 +9,7 @@ never ends: a capture may last for hours.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ class Motion:
     stretch: Tensor
     lag: Tensor
 
-    def to(self, *args, **kwargs) -> Motion:
+    def to(self, *args: Any, **kwargs: Any) -> Motion:
         """As Tensor.to, on every tensor."""
         parts = {f.name: getattr(self, f.name).to(*args, **kwargs) for f in fields(self)}
         return replace(self, **parts)
@@ -90,7 +91,9 @@ def _closed_spline(knots: Tensor, position: Tensor) -> Tensor:
         -3.0 * f**3 + 3.0 * f**2 + 3.0 * f + 1.0,
         f**3,
     )
-    return sum(w * p[..., k, :] for k, w in enumerate(weights)) / 6.0
+    blended = sum(w * p[..., k, :] for k, w in enumerate(weights))
+    assert isinstance(blended, Tensor)
+    return blended / 6.0
 
 
 def rotation_from_vector(vector: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ STEPS = 32
 REFINEMENTS = 4
 
 # power, amplitude, frequency, seed
-Shape = tuple[Tensor, Tensor, Tensor, Tensor]
+Shape = tuple[Tensor, ...]  # four
 
 
 def height(p: Vector, shape: Shape) -> Tensor:

@@ -18,7 +18,7 @@ from everview.datasets.procedural.noise import (
     value_noise,
 )
 
-Colour = tuple[Tensor, Tensor, Tensor]
+Colour = tuple[Tensor, ...]  # three
 
 # Features inside one cell, per kind (in the order of KINDS): a glyph is 4 strokes wide, and so on.
 FINENESS = (0.1, 1.0, 1.5, 2.0, 4.0, 1.5, 3.0, 2.0, 0.2, 1.5, 3.0, 2.0, 1.5, 4.0)
@@ -79,9 +79,7 @@ def surface_colour(
     return tuple(colours)
 
 
-def _patterns(
-    kind: Tensor, s: Tensor, t: Tensor, seed: Tensor, spread: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _patterns(kind: Tensor, s: Tensor, t: Tensor, seed: Tensor, spread: Tensor) -> Colour:
     """m, k and the hash of the collage's cell, at pattern coordinates (cells) s, t."""
     is_wood = kind == KIND["wood"]
     # octaves fade one by one as they pass the pixel limit

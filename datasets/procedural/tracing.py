@@ -7,6 +7,7 @@ camera-plane coordinates of a ray, whose direction is (x, y, 1).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def _local_ray(body: Tensor, x: Tensor, y: Tensor) -> tuple[Vector, Vector]:
     return tuple(body[frames.ORIGIN].unbind(0)), d
 
 
-def _solid(body: Tensor) -> tuple:
+def _solid(body: Tensor) -> tuple[Any, Any]:
     """The arguments `body` and `cutter` of `intersection.entry`."""
     cutter = (frames.CUT_CENTRE, frames.CUT_INVERSE, frames.CUT_QUADRIC)
     quadric, taper = tuple(body[frames.QUADRIC].unbind(0)), tuple(body[frames.TAPER].unbind(0))
