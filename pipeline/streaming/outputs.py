@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ def export_stream(
     session: Session, capture: Capture, config: StreamConfig, out: Path, progress: Progress
 ) -> Exported:
     """Write views, depth, video, points and mesh; measure the held-out frames."""
-    (out / "views").mkdir(exist_ok=True)
+    for name in ("views", "depth"):  # an earlier, shorter attempt may have shown other frames
+        shutil.rmtree(out / name, ignore_errors=True)
+    (out / "views").mkdir()
     compared = _compare_and_fuse(session, capture, config, out, progress)
     details = compared.values["details"] | _render_path(session, config, out, progress)
     return Exported(compared.values | {"details": details}, compared.missing, compared.rows)

@@ -109,6 +109,7 @@ class Session:
         self.retention = RetentionProbe()
         self.chunk_sizes: list[int] = []
         self.refused: Counter[str] = Counter()
+        self.num_seen = 0
         self.cursor: dict[str, Any] | None = None
         self.gauge: Gauge | None = None
         self.absorb_s = 0.0
@@ -134,6 +135,7 @@ class Session:
             size = (self._previous.image.shape[1], self._previous.image.shape[0])
         verdict = self.policies.gate.judge_frame(frame, size, self._previous)
         self.cursor = cursor
+        self.num_seen += 1
         if verdict != ACCEPTED:
             self.refused[verdict] += 1
             self._waiting_rows.append(_row(frame, gate=verdict))
@@ -148,6 +150,7 @@ class Session:
     def hold_out(self, frame: Frame, cursor: dict[str, Any] | None = None) -> None:
         """Pass over a frame that is kept for comparison: its camera is noted, its image is not."""
         self.cursor = cursor
+        self.num_seen += 1
         if frame.camera is not None:
             self.trajectory.append(frame, is_held_out=True)
 
@@ -283,7 +286,7 @@ class Session:
         state, state_facts = state_to_tensors(self._published.state)
         facts = {
             "num_chunks": len(self.chunk_sizes),
-            "num_frames": len(self.trajectory),
+            "num_frames": self.num_seen,
             "chunk_sizes": self.chunk_sizes,
             "cursor": self.cursor,
             "scale": self.world.scale,
@@ -318,6 +321,7 @@ class Session:
         self.retention = RetentionProbe(tuple(probe), [float(r) for r in facts["retention"]])
         self._previous = frames_from_tensors(under_prefix("previous", snapshot.frames))[0]
         self.refused = Counter(facts["refused"])
+        self.num_seen = int(facts["num_frames"])
         self._waiting_rows = list(facts["waiting_rows"])
         self.absorb_s, self.latencies_ms = facts["absorb_s"], list(facts["latencies_ms"])
         self._last_row = int(facts["last_row"])

@@ -71,14 +71,14 @@ def stream_capture(
             lambda: progress.say("finishing with what was seen; Ctrl-C again stops at once")
         ) as interrupts:
             with run.timed("stream"):
-                _read(session, capture, config, interrupts, progress)
+                was_cut = _read(session, capture, config, interrupts, progress)
             _note_stream(run, session, capture)
             with run.timed("export"):
                 exported = export_stream(session, capture, config, run.path, progress)
             metrics = _write_results(run, session, exported, config.capture)
             with run.timed("report"):
                 write_report(run.path)
-        status = 130 if interrupts.is_requested else 0
+        status = 130 if was_cut else 0
         if status == 0:
             (run.path / JOURNAL_NAME).unlink(missing_ok=True)
         run.finish(status)
@@ -119,7 +119,7 @@ def _open_session(
         progress.say(f"set aside: {complaint}")
     session.restore(snapshot)
     capture.restore(snapshot.facts["cursor"])
-    progress.say(f"continuing after frame {len(session.trajectory)}, chunk {session.num_chunks}")
+    progress.say(f"continuing after {session.num_seen} frames, chunk {session.num_chunks}")
     return session
 
 
@@ -129,24 +129,28 @@ def _read(
     config: StreamConfig,
     interrupts: Interrupts,
     progress: Progress,
-) -> None:
-    """Push every frame that isn't held out; snapshot now and then, and at the end."""
+) -> bool:
+    """Push every frame that isn't held out; snapshot now and then, and at the end.
+
+    Returns whether Ctrl-C ended the stream early.
+    """
     patch = session.model.config.patch
     total = capture.info.num_frames
-    if config.max_frames is not None:
-        total = config.max_frames if total is None else min(total, config.max_frames)
-    seen = len(session.trajectory) + sum(session.refused.values())
+    limit = config.max_frames
+    if limit is not None:
+        total = limit if total is None else min(total, limit)
     with Feeder(capture, lambda frame: prepared(frame, config.size, patch)) as feeder:
-        for fed in feeder:
+        # a run stopped during its exports comes back here with nothing left to read
+        for fed in feeder if limit is None or session.num_seen < limit else ():
             if is_held_out(fed.frame, config.hold_out):
                 session.hold_out(fed.frame, fed.cursor)
             else:
                 session.push(fed.frame, fed.cursor)
-            seen += 1
-            progress.step("stream", seen, total)
+            progress.step("stream", session.num_seen, total)
             session.snapshot_if_due()
-            if interrupts.should_stop or seen == config.max_frames:
+            if interrupts.should_stop or session.num_seen == limit:
                 break
+    was_cut = interrupts.is_requested
     if interrupts.should_stop:
         # with the frames still pending, so that the same command goes on as if never stopped
         session.snapshot()
@@ -159,8 +163,9 @@ def _read(
             f"{config.capture}: no frame could be observed ({reasons or 'none was left'}); "
             "give more frames or a smaller --hold-out"
         )
-    if not interrupts.is_requested:
+    if not was_cut:
         session.snapshot()
+    return was_cut
 
 
 def _note_stream(run: RunDirectory, session: Session, capture: Capture) -> None:
