@@ -89,7 +89,8 @@ def fast_weight_gradient(
     delta0 = delta2 = None
     if "w0" in writes:
         sigma = torch.sigmoid(gate)
-        slope = sigma * (1 + gate * (1 - sigma))
+        # silu'(a) = s (1 + a (1 - s)) = g + s (1 - g), g = silu(a), s = sigmoid(a)
+        slope = torch.addcmul(gated, sigma, 1 - gated)
         delta0 = _sum_outer(key * rate0, back * up * slope)
     if "w2" in writes:
         delta2 = _sum_outer(key * rate2, back * gated)

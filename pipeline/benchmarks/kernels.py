@@ -49,7 +49,7 @@ _LIMITS = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 class _Case:
     """weights float32, tokens in the device's compute type: qkv [N, L, 3D], rates [N, L, 3]."""
 
-    weights: FastWeights
+    weights: PublishedWeights
     qkv: Tensor
     rates: Tensor
 
@@ -62,7 +62,7 @@ class _Case:
         def draw(*size: int) -> Tensor:
             return torch.randn(*size, device=device, generator=generator)
 
-        weights = FastWeights(
+        weights = PublishedWeights(
             draw(n, width, hidden) / width**0.5,
             draw(n, hidden, width) / hidden**0.5,
             draw(n, width, hidden) / width**0.5,
@@ -72,23 +72,21 @@ class _Case:
 
     def exact(self) -> _Case:
         """The same numbers in float64."""
-        weights = FastWeights(*(w.double() for w in self.weights))
+        weights = PublishedWeights(*(w.double() for w in self.weights))
         return _Case(weights, self.qkv.double(), self.rates.double())
 
     def ours(self) -> Tensor:
         """Update and read."""
         width = self.qkv.shape[-1] // 3
-        delta = fast_weight_gradient(self.weights, self.qkv[..., width:], self.rates, MATRICES)
-        norms, step = initial_norms(self.weights), self.rates.new_ones(len(self.qkv))
-        moved = FastWeights(
-            *(
-                fast_weight_commit(weight, toward, step, norm)
-                for weight, toward, norm in zip(
-                    self.weights, fast_weight_direction(delta), norms, strict=True
-                )
-            )
-        )
-        return fast_weight_apply(moved, self.qkv[..., :width])
+        start = FastWeights(*self.weights)
+        delta = fast_weight_gradient(start, self.qkv[..., width:], self.rates, MATRICES)
+        directions, norms = fast_weight_direction(delta), initial_norms(start)
+        step = self.rates.new_ones(len(self.qkv))
+        moved = []
+        for weight, direction, norm in zip(self.weights, directions, norms, strict=True):
+            assert direction is not None and norm is not None  # noqa: PT018
+            moved.append(fast_weight_commit(weight, direction, step, norm))
+        return fast_weight_apply(FastWeights(*moved), self.qkv[..., :width])
 
     def published(self) -> Tensor:
         """Update and read as published: products in the tokens' type, weights kept in float32."""

@@ -16,19 +16,20 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+Product = Callable[..., Tensor]
+
 _aten = torch.ops.aten
-_PRODUCTS = {
+_PRODUCTS: dict[Any, Product] = {
     _aten.mm.default: torch.mm,
     _aten.bmm.default: torch.bmm,
     _aten.convolution.default: torch.convolution,
 }
-_SUMS = {_aten.addmm.default: torch.mm, _aten.baddbmm.default: torch.bmm}
+_SUMS: dict[Any, Product] = {_aten.addmm.default: torch.mm, _aten.baddbmm.default: torch.bmm}
 _ATTENTION = {
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
     _aten._scaled_dot_product_flash_attention.default,
     _aten._scaled_dot_product_efficient_attention.default,
 }
-Product = Callable[..., Tensor]
 Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 Key = tuple[Product, tuple[Layout, ...], tuple[Any, ...]]
 
