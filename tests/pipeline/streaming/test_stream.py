@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -18,45 +19,48 @@ from everview.pipeline.streaming.stream import stream_capture
 
 pytestmark = pytest.mark.usefixtures("without_lpips")
 
-_SIGNALLED = """
-import json, os, signal, sys
+_KILLED = """
+import json, sys
 from pathlib import Path
-from everview.pipeline.streaming import outputs
 from everview.pipeline.streaming.config import StreamConfig
 from everview.pipeline.streaming.policies import StreamPolicies
 from everview.pipeline.streaming.stream import stream_capture
+from tests.pipeline.streaming.test_stream import Signaller
 
-out, number, at, times = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-values = json.loads(sys.argv[5])
 policies = StreamPolicies(chunk_frames=4, snapshot_every_s=0.0)
-outputs.open_lpips = lambda: (None, "left out of this test")
-
-class Signaller:
-    def step(self, stage, done, total):
-        if stage == "stream" and done == at:
-            for _ in range(times):
-                os.kill(os.getpid(), number)
-    def say(self, line):
-        print(line, flush=True)
-
-result = stream_capture(StreamConfig(policies=policies, **values), out, progress=Signaller())
-raise SystemExit(result.exit_status)
+config = StreamConfig(policies=policies, **json.loads(sys.argv[1]))
+stream_capture(config, Path(sys.argv[2]), progress=Signaller(9, int(sys.argv[3])))
 """
 
 
-def run_signalled(config, out, number, at, times=1):
-    """Stream in a process of its own that sends itself a signal after frame `at`."""
+class Signaller:
+    """Sends this process a signal, once or more, after frame `at` of the stream."""
+
+    def __init__(self, number, at, times=1):
+        self.number, self.at, self.times, self.said = number, at, times, []
+
+    def step(self, stage, done, total):
+        if stage == "stream" and done == self.at:
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+
+    def say(self, line):
+        self.said.append(line)
+
+
+def run_killed(config, out, at):
+    """Stream in a process of its own that kills itself after frame `at`."""
     values = {
         name: getattr(config, name)
         for name in ("capture", "weights", "size", "hold_out", "video_frames", "review_views",
                      "fusion_views", "device")
     }  # fmt: skip
-    words = [str(out), str(int(number)), str(at), str(times), json.dumps(values)]
     return subprocess.run(
-        [sys.executable, "-c", _SIGNALLED, *words],
+        [sys.executable, "-c", _KILLED, json.dumps(values), str(out), str(at)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
+        cwd=Path(__file__).resolve().parents[3],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
@@ -106,7 +110,7 @@ def test_killed_and_resumed_equals_never_killed(config, whole, tmp_path):
     """SIGKILL in the middle of a chunk, in another process; the same command goes on."""
     undisturbed(config, whole)
     out = tmp_path / "run"
-    killed = run_signalled(config, out, signal.SIGKILL, at=12)
+    killed = run_killed(config, out, at=12)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert json.loads((out / "run.json").read_text())["status"] == "running"
     stream_capture(config, out)
@@ -127,10 +131,10 @@ def test_ctrl_c_once_exports_and_the_same_command_goes_on_as_if_never_stopped(
 ):
     undisturbed(config, whole)
     out = tmp_path / "run"
-    stopped = run_signalled(config, out, signal.SIGINT, at=12)
-    assert stopped.returncode == 130, stopped.stderr
-    assert "Ctrl-C again stops at once" in stopped.stdout
-    assert "Traceback" not in stopped.stderr
+    signaller = Signaller(signal.SIGINT, at=12)
+    stopped = stream_capture(config, out, progress=signaller)
+    assert stopped.exit_status == 130
+    assert any("Ctrl-C again stops at once" in line for line in signaller.said)
     assert (out / "novel_views.mp4").exists()
     assert (out / "report.html").exists()
     assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
@@ -143,16 +147,17 @@ def test_ctrl_c_once_exports_and_the_same_command_goes_on_as_if_never_stopped(
 
 def test_ctrl_c_twice_stops_at_once(config, tmp_path):
     out = tmp_path / "run"
-    stopped = run_signalled(config, out, signal.SIGINT, at=12, times=2)
-    assert stopped.returncode not in (0, 130) or "KeyboardInterrupt" in stopped.stderr
+    with pytest.raises(KeyboardInterrupt):
+        stream_capture(config, out, progress=Signaller(signal.SIGINT, at=12, times=2))
     assert not (out / "novel_views.mp4").exists()
     assert json.loads((out / "run.json").read_text())["exit_status"] == 130
 
 
 def test_sigterm_keeps_the_frames_so_far_and_exits_with_143(config, tmp_path):
     out = tmp_path / "run"
-    stopped = run_signalled(config, out, signal.SIGTERM, at=12)
-    assert stopped.returncode == 143, stopped.stderr
+    with pytest.raises(SystemExit) as left:
+        stream_capture(config, out, progress=Signaller(signal.SIGTERM, at=12))
+    assert left.value.code == 143
     snapshot = load_snapshot(out)
     assert snapshot.facts["num_frames"] == 12
     assert len(snapshot.frames["pending.numbers"]) == 1
