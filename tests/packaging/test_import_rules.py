@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,7 @@ def imported(tree: ast.AST) -> Iterator[tuple[str, bool]]:
             yield from ((f"{base}.{alias.name}", at_import) for alias in node.names)
 
 
+@cache
 def names_in(path: Path) -> list[tuple[str, bool]]:
     return list(imported(ast.parse(path.read_text(encoding="utf-8"))))
 
