@@ -30,7 +30,7 @@ class BankConfig:
     """channels of the matching features"""
     groups: int = 8
     """groups of channels whose variance over the sources is kept"""
-    refine_channels: int = 48
+    refine_channels: int = 32
     """width of the full-resolution blending network"""
     refine_offsets: tuple[float, ...] = (-0.08, -0.04, 0.0, 0.04, 0.08)
     """log-depth offsets around the predicted depth at which colour is copied"""

@@ -8,6 +8,7 @@ Shapes: B scenes, V views, T patches, S sources, J offsets, H rows, W columns.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ from everview.models.warping import (
 )
 
 FEATURES = 4
-_LOG_DEPTH_LIMIT = 5.0
+_DEPTH_CORRECTION = 0.3  # largest, in log depth
 
 
 class Decoded(NamedTuple):
@@ -40,21 +41,43 @@ class Decoded(NamedTuple):
 
 
 class TokenHead(nn.Module):
-    """Tokens to pixels: LayerNorm, one linear, pixels of each patch side by side."""
+    """Tokens to pixels: LayerNorm, one linear, pixels of each patch side by side.
 
-    def __init__(self, dim: int, patch: int) -> None:
+    Depth is the mean log depth of a distribution over fixed depths, one a patch, interpolated, plus
+    a small correction a pixel. The tokens' logits are added to an opinion from outside, if any.
+    """
+
+    log_depths: Tensor
+
+    def __init__(self, dim: int, patch: int, depths: tuple[float, float, int]) -> None:
+        """depths: nearest, farthest (gauge units) and number of the fixed depths."""
         super().__init__()
+        near, far, count = depths
         self.patch = patch
         self.norm = nn.LayerNorm(dim, bias=False)
         self.pixels = nn.Linear(dim, (5 + FEATURES) * patch**2)
+        self.depth = nn.Linear(dim, count)
+        spaced = torch.linspace(math.log(near), math.log(far), count)
+        self.register_buffer("log_depths", spaced, persistent=False)
 
-    def forward(self, tokens_BVTC: Tensor, height: int, width: int) -> Decoded:
-        """Tokens [B, V, T, C] of height x width views."""
-        maps = unpatchify(self.pixels(self.norm(tokens_BVTC)), self.patch, height, width)
+    def forward(
+        self, tokens_BVTC: Tensor, height: int, width: int, opinion_BVTJ: Tensor | None = None
+    ) -> Decoded:
+        """Tokens [B, V, T, C] of height x width views; opinion: logits over the fixed depths."""
+        normed = self.norm(tokens_BVTC)
+        maps = unpatchify(self.pixels(normed), self.patch, height, width)
         maps = maps if maps.dtype == torch.float64 else maps.float()
-        log_depth = _LOG_DEPTH_LIMIT * torch.tanh(maps[:, :, 3] / _LOG_DEPTH_LIMIT)
+        logits = self.depth(normed).to(maps.dtype)
+        logits = logits if opinion_BVTJ is None else logits + opinion_BVTJ
+        patches = (logits.softmax(-1) * self.log_depths.to(maps.dtype)).sum(-1)
+        grid = patches.unflatten(2, (height // self.patch, -1))
+        smooth = functional.interpolate(grid, size=(height, width), mode="bilinear")
+        correction = _DEPTH_CORRECTION * torch.tanh(maps[:, :, 3])
         return Decoded(
-            torch.sigmoid(maps[:, :, :3]), log_depth, maps[:, :, 4] - 3.0, maps[:, :, 5:]
+            torch.sigmoid(maps[:, :, :3]),
+            smooth + correction,
+            maps[:, :, 4] - 3.0,
+            maps[:, :, 5:],
         )
 
 
@@ -64,7 +87,8 @@ class Refinement(nn.Module):
     Around each pixel's predicted depth, colours are taken from every source at a few log-depth
     offsets. A small convolutional network sees how they differ from the direct prediction and
     returns mixing weights over all of them and the direct colour, a residual, and the expected
-    error. The weights on the offsets also sharpen the depth.
+    error. Candidates start out the likelier the better the sources agree on them. The weights on
+    the offsets also sharpen the depth.
     """
 
     offsets: Tensor
@@ -79,6 +103,7 @@ class Refinement(nn.Module):
         self.wide = nn.Conv2d(width, width, 3, padding=2, dilation=2)
         self.exit = nn.Conv2d(width, width, 3, padding=1)
         self.mix = nn.Conv2d(width, self.candidates + 1 + 3 + 1, 1)
+        self.agreement = nn.Parameter(torch.tensor(3.5))  # log weight of squared disagreement
 
     def forward(
         self,
@@ -111,6 +136,7 @@ class Refinement(nn.Module):
         self, mixed: Tensor, decoded: Decoded, colours: Tensor, inside: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         logits, direct, residual, scale = mixed.split([self.candidates, 1, 3, 1], dim=2)
+        logits = logits - self.agreement.exp() * self._disagreement(colours, inside)
         logits = logits.masked_fill(inside == 0, -1e4)
         share = torch.softmax(torch.cat([logits, direct], 2), dim=2)
         copied, own = share[:, :, :-1], share[:, :, -1:]
@@ -118,6 +144,17 @@ class Refinement(nn.Module):
         offset = self.offsets.repeat_interleave(self.candidates // len(self.offsets))
         shift = (copied * offset.to(copied).view(-1, 1, 1)).sum(2) / (copied.sum(2) + 1e-3)
         return rgb, decoded.log_depth + shift, decoded.log_scale + scale[:, :, 0]
+
+    def _disagreement(self, colours: Tensor, inside: Tensor) -> Tensor:
+        """Squared distance of every candidate to its offset's mean colour, plus the offset's
+        variance: [B, V, J S, H, W]."""
+        by_offset = (len(self.offsets), -1)
+        colours, seen = colours.unflatten(2, by_offset), inside.unflatten(2, by_offset)
+        weight = (seen / seen.sum(3, keepdim=True).clamp_min(1))[..., None, :, :]
+        mean = (colours * weight).sum(3, keepdim=True)
+        apart = (colours - mean).square().sum(4)
+        variance = (apart * weight[:, :, :, :, 0]).sum(3, keepdim=True)
+        return (apart + variance).flatten(2, 3)
 
     def _copy(
         self,

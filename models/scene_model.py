@@ -13,13 +13,13 @@ import hashlib
 import math
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from everview.datasets.cameras import Cameras
-from everview.models.config import ModelConfig
+from everview.models.config import BankConfig, ModelConfig
 from everview.models.episode import Episode
 from everview.models.frame_bank import FrameBank, nearest_sources
 from everview.models.gauge import Gauge, fit_gauge
@@ -34,6 +34,16 @@ from everview.models.sweep import PlaneSweep
 _CONFIDENT_ERROR = 0.1
 
 
+class Sources(NamedTuple):
+    """The frames that each of V views copies from: cameras [B, V, S], index into the bank and
+    validity [B, V, S], and the depth logits they agree on [B, V, T, J]."""
+
+    cameras: Cameras
+    index: Tensor
+    valid: Tensor
+    opinion: Tensor
+
+
 class SceneModel(nn.Module):
     """See the module's docstring. `config` is complete; `fingerprint` names the slow weights."""
 
@@ -42,8 +52,11 @@ class SceneModel(nn.Module):
         self.config = config
         self.embed = TokenEmbedding(config.dim, config.patch, config.time_periods)
         self.layers: Any = nn.ModuleList(build_stack(config))  # type: ignore[arg-type]
-        self.head = TokenHead(config.dim, config.patch)
         bank = config.bank
+        depths = bank or BankConfig()
+        self.head = TokenHead(
+            config.dim, config.patch, (depths.near, depths.far, depths.hypotheses)
+        )
         self.sweep = None if bank is None else PlaneSweep(bank, config.dim, config.patch)
         self.refine = None if bank is None else Refinement(bank)
         self._fingerprint: tuple[tuple[int, ...], str] | None = None
@@ -59,6 +72,7 @@ class SceneModel(nn.Module):
         for name, parameter in self.layers.named_parameters():
             if name.endswith(("out.weight", "contract.weight")):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * len(self.layers)))
+        nn.init.zeros_(self.head.depth.weight)
         if self.refine is not None:
             nn.init.zeros_(self.refine.mix.weight)
             nn.init.zeros_(self.refine.mix.bias)
@@ -321,7 +335,7 @@ class SceneModel(nn.Module):
         frames: FrameBank | None,
         maps: Tensor | None,
         mask_BV: Tensor | None,
-    ) -> tuple[Tensor, tuple[Cameras, Tensor, Tensor] | None]:
+    ) -> tuple[Tensor, Sources | None]:
         """Query tokens plus what the bank says about depth; and the sources it was read from."""
         if self.sweep is None or self.config.bank is None:
             return tokens, None
@@ -331,25 +345,27 @@ class SceneModel(nn.Module):
         index, valid = nearest_sources(cameras, time_s, frames, self.config.bank.sources)
         rows = torch.arange(index.shape[0], device=index.device)[:, None, None]
         sources = frames.cameras[rows, index]
-        evidence = self.sweep(cameras, maps, sources, index, valid)
+        evidence, opinion = self.sweep(cameras, maps, sources, index, valid)
         if mask_BV is not None:
-            evidence = torch.where(mask_BV[..., None, None], evidence, absent.to(evidence.dtype))
-        return tokens + evidence, (sources, index, valid)
+            keep = mask_BV[..., None, None]
+            evidence = torch.where(keep, evidence, absent.to(evidence.dtype))
+            opinion = torch.where(keep, opinion, 0.0)
+        return tokens + evidence, Sources(sources, index, valid, opinion)
 
     def _decode(
         self,
         tokens: Tensor,
         cameras: Cameras,
         frames: FrameBank | None,
-        sources: tuple[Cameras, Tensor, Tensor] | None,
+        sources: Sources | None,
         mask_BV: Tensor | None,
     ) -> Outputs:
-        decoded: Decoded = self.head(tokens, cameras.height, cameras.width)
+        opinion = None if sources is None else sources.opinion
+        decoded: Decoded = self.head(tokens, cameras.height, cameras.width, opinion)
         rgb, log_depth, log_scale = decoded.rgb, decoded.log_depth, decoded.log_scale
         if self.refine is not None and frames is not None and sources is not None:
-            near, index, valid = sources
             rgb, log_depth, log_scale = self.refine(
-                decoded, cameras, frames.pictures(), near, index, valid
+                decoded, cameras, frames.pictures(), sources.cameras, sources.index, sources.valid
             )
             if mask_BV is not None:
                 keep = mask_BV[..., None, None]

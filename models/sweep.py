@@ -56,7 +56,12 @@ class MatchingFeatures(nn.Module):
 
 
 class PlaneSweep(nn.Module):
-    """Evidence about depth, as an addition to a query's tokens."""
+    """Evidence about depth, as an addition to a query's tokens and as a first opinion.
+
+    The opinion is classical: a depth is likely where the sources agree, in colour and in features,
+    so that geometry doesn't have to be learned from nothing. How much each kind of agreement counts
+    is learned.
+    """
 
     depths: Tensor
 
@@ -70,6 +75,8 @@ class PlaneSweep(nn.Module):
         width = config.hypotheses * (config.groups + 5)
         self.read = nn.Sequential(nn.Linear(width, dim), nn.GELU(), nn.Linear(dim, dim, bias=False))
         self.absent = nn.Parameter(torch.zeros(dim))
+        # log weights of colour variance, feature variance, and of being seen by fewer than two
+        self.doubts = nn.Parameter(torch.tensor([5.0, 1.5, 0.7]))
 
     def forward(
         self,
@@ -78,9 +85,10 @@ class PlaneSweep(nn.Module):
         sources: Cameras,
         index_BVS: Tensor,
         valid_BVS: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """cameras [B, V] and sources [B, V, S] in the gauge; maps: MatchingFeatures of the whole
-        bank [B, K, C + 3, h, w]; index, valid: each view's sources. Returns [B, V, T, dim]."""
+        bank [B, K, C + 3, h, w]; index, valid: each view's sources. Returns an addition to tokens
+        [B, V, T, dim] and logits over the depths [B, V, T, J]."""
         with torch.autocast(maps.device.type, enabled=False):
             pixels = pixel_grid(cameras.height, cameras.width, self.patch, maps.device)
             rays = point_rays(cameras, pixels)
@@ -88,12 +96,15 @@ class PlaneSweep(nn.Module):
             coordinates, inside = project_into_sources(cameras, rays, depth, sources)
             inside = inside & valid_BVS[..., None, None]
             samples = sample_sources(gather_frames(maps, index_BVS), coordinates)
-            evidence = self._agreement(samples, inside)
-        return self.read(evidence.to(_dtype_of(self.read)))
+            rows = cameras.height // self.patch
+            evidence, opinion = self._agreement(samples, inside, rows)
+        return self.read(evidence.to(_dtype_of(self.read))), opinion
 
-    def _agreement(self, samples_BVSCTJ: Tensor, inside_BVSTJ: Tensor) -> Tensor:
+    def _agreement(
+        self, samples_BVSCTJ: Tensor, inside_BVSTJ: Tensor, rows: int
+    ) -> tuple[Tensor, Tensor]:
         """Per patch and depth: grouped feature variance, colour variance, mean colour, share of
-        sources that see it. [B, V, T, J * (G + 5)]."""
+        sources that see it, [B, V, T, J * (G + 5)]; and the first opinion [B, V, T, J]."""
         seen = inside_BVSTJ[:, :, :, None].to(samples_BVSCTJ.dtype)
         count = seen.sum(2)
         weight = seen / count.clamp_min(1)[:, :, None]
@@ -103,7 +114,19 @@ class PlaneSweep(nn.Module):
         colour_variance = variance[:, :, self.channels :].sum(2, keepdim=True)
         share = count / samples_BVSCTJ.shape[2]
         parts = [8 * grouped, 8 * colour_variance, mean[:, :, self.channels :], share]
-        return torch.cat(parts, 2).permute(0, 1, 3, 4, 2).flatten(3)
+        evidence = torch.cat(parts, 2).permute(0, 1, 3, 4, 2).flatten(3)
+        colour, feature, alone = self.doubts.exp().to(variance.dtype)
+        doubt = colour * colour_variance + feature * grouped.sum(2, keepdim=True)
+        doubt = torch.where(count > 1.5, doubt, alone * (2 - count)).squeeze(2)
+        return evidence, -_smoothed(doubt, rows)
+
+
+def _smoothed(doubt_BVTJ: Tensor, rows: int) -> Tensor:
+    """The mean of each patch's doubt and of its 3 x 3 neighbourhood's, at equal depth."""
+    b, v, t, j = doubt_BVTJ.shape
+    grid = doubt_BVTJ.reshape(b * v, rows, t // rows, j).permute(0, 3, 1, 2)
+    around = functional.avg_pool2d(grid, 3, stride=1, padding=1, count_include_pad=False)
+    return ((grid + around) / 2).permute(0, 2, 3, 1).reshape(b, v, t, j)
 
 
 def _dtype_of(layers: nn.Sequential) -> torch.dtype:

@@ -62,7 +62,10 @@ def test_chunk_by_chunk_equals_layer_by_layer(
         if name in trained:
             assert parameter.grad is not None, name
             scale = trained[name].abs().max().clamp_min(1.0)
-            torch.testing.assert_close(parameter.grad / scale, trained[name] / scale, **EXACT)
+            # Newton-Schulz's backward multiplies rounding by up to 1e4
+            torch.testing.assert_close(
+                parameter.grad / scale, trained[name] / scale, rtol=0, atol=1e-10
+            )
 
 
 def test_a_stream_copies_from_the_same_frames_as_training() -> None:

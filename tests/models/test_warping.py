@@ -97,7 +97,8 @@ def test_the_sweep_varies_least_at_the_true_depth() -> None:
     coordinates, inside = project_into_sources(cameras[:, :1], rays, depths, sources)
     maps = torch.cat([torch.ones(1, 5, 1, 64, 64), seen.images], 2)
     samples = sample_sources(gather_frames(maps, index), coordinates)
-    variance = sweep._agreement(samples, inside).unflatten(-1, (33, 6))[..., 1]
+    evidence, opinion = sweep._agreement(samples, inside, rows=8)
+    variance = evidence.unflatten(-1, (33, 6))[..., 1]
     variance = torch.where(inside.all(2), variance, torch.inf)
     judged = inside.all(2).sum(-1) > 20  # patches that all sources see over most of the range
     best = sweep.depths[variance.argmin(-1)]
@@ -105,13 +106,26 @@ def test_the_sweep_varies_least_at_the_true_depth() -> None:
     error = 32 * (best / truth).log().abs()[judged] / math.log(4)  # in steps of the sweep
     assert judged.sum() > 30
     assert (error < 1.01).float().mean() > 0.95
+    likely = (opinion.detach().softmax(-1) * sweep.depths.log()).sum(-1).exp()
+    assert float((likely / truth).log().abs()[judged].median()) < 0.15
+
+
+def test_a_depth_that_one_source_sees_is_doubted_more_than_one_that_two_agree_on() -> None:
+    sweep = PlaneSweep(BankConfig(features=4, groups=2, hypotheses=3), dim=8, patch=8)
+    samples = torch.full((1, 1, 2, 7, 1, 3), 0.5)
+    samples[0, 0, 1, :, 0, 1] = 0.9  # the second depth: the two disagree
+    inside = torch.ones(1, 1, 2, 1, 3, dtype=torch.bool)
+    inside[0, 0, 1, 0, 2] = False  # the third: one alone
+    _, opinion = sweep._agreement(samples, inside, rows=1)
+    agreed, apart, alone = opinion[0, 0, 0].tolist()
+    assert agreed > alone > apart
 
 
 def test_the_sweeps_evidence_is_the_sources_variance_mean_and_share() -> None:
     sweep = PlaneSweep(BankConfig(features=4, groups=2, hypotheses=5), dim=8, patch=8)
     samples = torch.randn(1, 2, 3, 7, 6, 5)
     inside = torch.rand(1, 2, 3, 6, 5) > 0.4
-    evidence = sweep._agreement(samples, inside).view(1, 2, 6, 5, 2 + 1 + 3 + 1)
+    evidence = sweep._agreement(samples, inside, rows=2)[0].view(1, 2, 6, 5, 2 + 1 + 3 + 1)
     for point in range(6):
         for j in range(5):
             chosen = samples[0, 1, inside[0, 1, :, point, j], :, point, j]
@@ -140,7 +154,7 @@ def test_matching_features_lie_over_their_pixels() -> None:
 
 
 @torch.no_grad()
-def test_at_first_the_refinement_shares_alike_among_what_it_sees() -> None:
+def test_at_first_the_refinement_shares_alike_among_copies_that_agree() -> None:
     """With its last layer at zero: the mean over valid copies and the direct colour."""
     config = BankConfig(sources=4, refine_offsets=(0.0,))
     refine = Refinement(config)
@@ -149,7 +163,7 @@ def test_at_first_the_refinement_shares_alike_among_what_it_sees() -> None:
     cameras = above_plane().to(torch.float32)
     seen = plane_views(above_plane())
     sources, index = sources_of(cameras)
-    decoded = TokenHead(8, 8)(torch.randn(1, 1, 64, 8), 64, 64)
+    decoded = TokenHead(8, 8, (0.2, 16.0, 5))(torch.randn(1, 1, 64, 8), 64, 64)
     decoded = decoded._replace(log_depth=seen.depth[:, :1].log())
     valid = torch.tensor([[[True, True, False, False]]])
     rgb, log_depth, log_scale = refine(decoded, cameras[:, :1], seen.images, sources, index, valid)

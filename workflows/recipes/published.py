@@ -44,20 +44,21 @@ def tiny() -> TrainConfig:
 
 
 def first_light() -> TrainConfig:
-    """The first published weights: 128 px, 16 scenes of 8 inputs and 8 targets, one GPU.
+    """The first published weights: 128 px, 10 scenes of 8 inputs and 8 targets, one GPU.
 
-    From half way, an eighth of the steps shows fewer and longer scenes, 24 inputs in chunks of 8.
+    20 views a scene, as the scanned objects have; LPIPS joins for the last third.
     """
     return TrainConfig(
         name="first_light",
         budget=Budget(seconds=1200),
         model=models.small(),
         data=DataConfig(
-            shapes=(
-                EpisodeShape(16, 8, 8, (1, 2, 4, 8)),
-                EpisodeShape(6, 24, 8, (3,), share=0.15, start=0.5),
-            )
+            views=20,
+            shapes=(EpisodeShape(10, 8, 8, (1, 2, 4, 8)),),
+            augmentation=Augmentation(yaw_share=0.5),
         ),
-        loss=LossConfig(charbonnier=Ramp(0.0, 0.1, 0.5, 0.6)),
-        commit_every_s=150,
+        loss=LossConfig(
+            charbonnier=Ramp(0.0, 0.1, 0.5, 0.6), perceptual=Ramp(0.0, 0.05, 0.65, 0.7)
+        ),
+        commit_every_s=60,
     )
