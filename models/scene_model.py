@@ -13,7 +13,7 @@ import hashlib
 import math
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,19 +29,9 @@ from everview.models.queries import HEADS, EpisodeOutputs, Outputs, Query, View
 from everview.models.rays import TokenEmbedding
 from everview.models.schedule import CHUNK_CAUSAL, Schedule
 from everview.models.state import Clock, SceneState, StateError
-from everview.models.sweep import PlaneSweep
+from everview.models.sweep import PlaneSweep, Sources
 
 _CONFIDENT_ERROR = 0.1
-
-
-class Sources(NamedTuple):
-    """The frames that each of V views copies from: cameras [B, V, S], index into the bank and
-    validity [B, V, S], and the depth logits they agree on [B, V, T, J]."""
-
-    cameras: Cameras
-    index: Tensor
-    valid: Tensor
-    opinion: Tensor
 
 
 class SceneModel(nn.Module):

@@ -10,6 +10,8 @@ Shapes: B scenes, V views, K frames, S sources, T patches, J depths, C channels,
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,6 +27,16 @@ from everview.models.warping import (
 )
 
 _STRIDE = 4
+
+
+class Sources(NamedTuple):
+    """The frames that each of V views copies from: cameras [B, V, S], index into the bank and
+    validity [B, V, S], and the depth logits they agree on [B, V, T, J]."""
+
+    cameras: Cameras
+    index: Tensor
+    valid: Tensor
+    opinion: Tensor
 
 
 class MatchingFeatures(nn.Module):
