@@ -94,7 +94,7 @@ def test_pictures_are_drawn_for_any_number_of_cameras(count: int) -> None:
     found = inspect_frames(Listed(walk(count)))
     drawn = ElementTree.fromstring(frustum_plot(found.cameras, "m"))
     assert len(drawn.findall(".//{*}g")) == 2
-    assert len([p for p in drawn.iter("{*}path") if p.get("stroke") == "#2463eb"]) >= 2
+    assert len([p for p in drawn.findall(".//{*}path") if p.get("stroke") == "#2463eb"]) >= 2
     assert contact_sheet(found.thumbnails).width > 32
 
 
