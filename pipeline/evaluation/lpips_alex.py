@@ -148,11 +148,14 @@ class LpipsAlex:
 
 
 def open_lpips(
-    flag: Path | str | None = None, device: torch.device | str = "cpu"
+    flag: Path | str | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    download: bool = True,
 ) -> tuple[LpipsAlex | None, str]:
     """The metric and its backbone's place, or None and the reason why there is none."""
     try:
-        metric = LpipsAlex(find_backbone(flag), device)
+        metric = LpipsAlex(find_backbone(flag, download), device)
     except BackboneMissingError as missing:
         return None, str(missing)
     return metric, metric.source

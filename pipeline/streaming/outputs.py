@@ -47,7 +47,7 @@ def _compare_and_fuse(
 ) -> Exported:
     """The second pass over the capture."""
     renderer = session.published.renderer
-    lpips, lpips_source = open_lpips()
+    lpips, lpips_source = open_lpips(download=False)  # a stream asks nothing of the network
     held_out = evenly(session.trajectory.held_out_indices(), config.measured_views)
     shown = evenly(held_out, config.review_views)
     review = HeldOutReview(
