@@ -98,8 +98,8 @@ def tiny() -> ModelConfig:
     return ModelConfig(stack="WTF" * 2, dim=64, attention_head_dim=32, bank=bank)
 
 
-def small() -> ModelConfig:
-    """The published `small`: 10 x WTF at 256, about 15M parameters."""
+def base15m() -> ModelConfig:
+    """10 x WTF at 256, about 15M parameters: 16 MiB at 8 bits a row."""
     return ModelConfig()
 
 

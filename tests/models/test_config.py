@@ -13,7 +13,7 @@ from everview.models.config import (
     base33m,
     config_from_dict,
     config_to_dict,
-    small,
+    base15m,
     tiny,
 )
 from everview.models.elastic import (
@@ -31,7 +31,7 @@ from everview.models.steps import ConstantStep, InverseSqrtStep
 
 CONFIGS = [
     tiny(),
-    small(),
+    base15m(),
     base33m(),
     ModelConfig(bank=None, step=ConstantStep(0.5), memory_writes=("w0", "w2")),
     ModelConfig(elastic=Elastic(MemoryAwareSynapses(), FixedAnchor(), pull=0.1)),
@@ -96,5 +96,5 @@ def test_the_stack_is_what_its_letters_say() -> None:
 
 
 def test_the_published_small_model_has_about_fifteen_million_parameters() -> None:
-    count = sum(p.numel() for p in SceneModel(small()).parameters())
+    count = sum(p.numel() for p in SceneModel(base15m()).parameters())
     assert 14e6 < count < 16.5e6
