@@ -355,7 +355,12 @@ class SceneModel(nn.Module):
         rgb, log_depth, log_scale = decoded.rgb, decoded.log_depth, decoded.log_scale
         if self.refine is not None and frames is not None and sources is not None:
             rgb, log_depth, log_scale = self.refine(
-                decoded, cameras, frames.pictures(), sources.cameras, sources.index, sources.valid
+                decoded,
+                cameras,
+                frames.pictures(),
+                sources.cameras,
+                sources.frame_index,
+                sources.valid,
             )
             if mask_BV is not None:
                 keep = mask_BV[..., None, None]

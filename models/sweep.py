@@ -34,7 +34,7 @@ class Sources(NamedTuple):
     validity [B, V, S], and the depth logits they agree on [B, V, T, J]."""
 
     cameras: Cameras
-    index: Tensor
+    frame_index: Tensor
     valid: Tensor
     opinion: Tensor
 

@@ -10,10 +10,10 @@ import pytest
 from everview.models.config import (
     BankConfig,
     ModelConfig,
+    base15m,
     base33m,
     config_from_dict,
     config_to_dict,
-    base15m,
     tiny,
 )
 from everview.models.elastic import (
