@@ -21,6 +21,8 @@ MAX_FRAMES = 100_000
 MAX_SIZE = 1024
 MAX_SEED = 2**53
 _KEYS = ("seed", "frames", "size", "dynamic")
+_KEPT_BYTES = 8 * 2**20
+_BYTES_PER_PIXEL = 7  # colour and depth
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,16 @@ def _whole(url: str, key: str, text: str) -> int:
 class ProceduralCapture(Capture):
     """Frames of one procedural scene along its video trajectory, each rendered when it is read.
 
-    World in metres, z up; 10 frames/s; exact depth. Memory doesn't grow with the frames. The scene
-    itself (`scene`) can be rendered from any other camera with `render_views`.
+    World in metres, z up; 10 frames/s; exact depth. Memory doesn't grow with the frames: 8 MiB of
+    them are kept, so that a short capture read twice is rendered once. The scene itself (`scene`)
+    can be rendered from any other camera with `render_views`.
     """
 
     def __init__(self, url: ProceduralUrl, samples_per_pixel: int = 4) -> None:
         self.url = url
         self.samples_per_pixel = samples_per_pixel
         self.scene = draw_scenes(url.world, [url.seed], url.dynamic)
+        self._kept: dict[int, Frame] = {}
         self.info = CaptureInfo(
             source=str(url),
             format="procedural scene",
@@ -101,10 +105,18 @@ class ProceduralCapture(Capture):
         return self.url.frames
 
     def __getitem__(self, index: int) -> Frame:
-        """Render frame `index` (negative counts from the end); the cursor stays."""
+        """Frame `index` (negative counts from the end); the cursor stays."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"frame {index} of {len(self)}")
         index %= len(self)
+        if index not in self._kept:
+            room = _KEPT_BYTES // (_BYTES_PER_PIXEL * self.url.size**2)
+            while self._kept and len(self._kept) >= room:
+                self._kept.pop(next(iter(self._kept)))  # the oldest
+            self._kept[index] = self._rendered(index)
+        return self._kept[index]
+
+    def _rendered(self, index: int) -> Frame:
         size = self.url.size
         cameras, time_s = draw_cameras(
             self.scene, 1, size, size, trajectory="video", first_frame=index

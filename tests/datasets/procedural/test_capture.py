@@ -22,6 +22,22 @@ def test_a_capture_gives_frames_with_cameras_depth_and_time():
     assert capture.info.num_frames == 3
 
 
+def test_a_short_capture_read_twice_is_rendered_once(monkeypatch):
+    capture = open_procedural("procedural://orbit?seed=2&frames=3&size=16")
+    first = list(capture)
+    monkeypatch.setattr("everview.datasets.procedural.capture.render_views", None)
+    capture.rewind()
+    assert all(again is frame for again, frame in zip(capture, first, strict=True))
+
+
+def test_kept_frames_stay_within_their_bytes(monkeypatch):
+    monkeypatch.setattr("everview.datasets.procedural.capture._KEPT_BYTES", 4 * 7 * 16**2)
+    capture = open_procedural("procedural://orbit?seed=2&frames=9&size=16")
+    assert [frame.index for frame in capture] == list(range(9))
+    assert list(capture._kept) == [5, 6, 7, 8]
+    assert np.array_equal(capture[0].image, open_procedural(str(capture.url))[0].image)
+
+
 def test_a_restored_cursor_gives_the_remaining_frames():
     url = "procedural://orbit?seed=2&frames=5&size=16"
     whole = list(open_procedural(url))
