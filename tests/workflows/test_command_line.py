@@ -20,6 +20,8 @@ from everview.workflows.cli.verbs import VERBS
 
 HEAVY = ("torch", "ray", "scipy", "PIL", "av", "open3d", "deepspeed", "pyarrow")
 PROGRAM = [sys.executable, "-c", "from everview.workflows.cli.main import main; main()"]
+# A suite that runs in the background has Ctrl-C ignored, and what it starts inherits that.
+INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 # Verbs that want a word before their flags are asked about.
 SUBJECTS = {
     "inspect": ("x",),
@@ -160,7 +162,14 @@ def test_an_interrupted_verb_says_so_in_its_exit_code_and_its_run(
 ) -> None:
     endless = "procedural://orbit?seed=1&frames=100000&size=16"
     with subprocess.Popen(
-        [*PROGRAM, "inspect", endless, "--out", str(tmp_path / "run")],
+        [
+            *PROGRAM[:2],
+            INTERRUPTIBLE + PROGRAM[2],
+            "inspect",
+            endless,
+            "--out",
+            str(tmp_path / "run"),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

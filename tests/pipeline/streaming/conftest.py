@@ -85,7 +85,7 @@ def config(capture_folder: Path, weights: Path) -> StreamConfig:
 @pytest.fixture
 def without_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
     """LPIPS looks for its backbone on the network as a last resort; these tests use none."""
-    monkeypatch.setattr(outputs, "open_lpips", lambda: (None, "left out of this test"))
+    monkeypatch.setattr(outputs, "open_lpips", lambda **_: (None, "left out of this test"))
 
 
 @pytest.fixture
