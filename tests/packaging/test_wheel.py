@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from everview.models.weights import DEFAULT_WEIGHTS
+
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("kernels", "models", "datasets", "pipeline", "workflows")
 BUILD = "from setuptools import build_meta; print(build_meta.build_wheel('dist'))"
@@ -47,6 +49,8 @@ def test_data_files_in_the_wheel_are_tracked_ones(members: set[str]) -> None:
 
 
 @pytest.mark.slow
-def test_templates_and_the_smallest_weights_ship_in_the_wheel(members: set[str]) -> None:
+def test_templates_and_the_default_weights_ship_in_the_wheel(members: set[str]) -> None:
+    """The weights with every file of their manifest, the card too, or they wouldn't verify."""
     wanted = [name for name in tracked(*ROOMS) if name.endswith((".html", ".css", ".j2", ".js"))]
+    wanted += tracked(f"models/weights/{DEFAULT_WEIGHTS}")
     assert [name for name in wanted if f"everview/{name}" not in members] == []
