@@ -76,7 +76,7 @@ wheel: setup  ## build dist/everview-*.whl
 
 lock:  ## resolve requirements.lock again from pyproject.toml (needs uv)
 	@UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --quiet --universal --python-version 3.11 \
-	  --fork-strategy fewest --generate-hashes --no-emit-index-url --no-annotate \
+	  --fork-strategy fewest --generate-hashes --no-annotate \
 	  --extra geometry --group pyproject.toml:dev pyproject.toml --output-file requirements.lock $(ARGS)
 
 clean:  ## remove everything that is made from the tracked files, .venv included
