@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import os
 from collections import Counter
 from collections.abc import Generator
@@ -60,8 +62,32 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
     return told.removeprefix("Skipped: ")
 
 
+def gpu_results(
+    before: dict[str, dict[str, str]], reports: list[pytest.TestReport], card: str, day: str
+) -> dict[str, dict[str, str]]:
+    """The record of GPU tests after a run: each test's last result, its date and the card."""
+    ran = [r for r in reports if r.when == "call" and "gpu" in r.keywords and not r.skipped]
+    now = {r.nodeid: {"result": r.outcome, "date": day, "card": card} for r in ran}
+    return dict(sorted({**before, **now}.items()))
+
+
+def _record_gpu_results(terminalreporter: pytest.TerminalReporter) -> None:
+    stats = terminalreporter.stats
+    reports = [*stats.get("passed", []), *stats.get("failed", [])]
+    if not any("gpu" in getattr(r, "keywords", ()) for r in reports):
+        return
+    import torch
+
+    path = ROOT / "tests" / "gpu_results.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    day = datetime.date.today().isoformat()
+    after = gpu_results(before, reports, torch.cuda.get_device_name(), day)
+    path.write_text(json.dumps(after, indent=1) + "\n")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The last words of a run: what was skipped and why."""
+    """The last words of a run: what was skipped and why. What ran on a GPU is written down."""
+    _record_gpu_results(terminalreporter)
     skipped = terminalreporter.stats.get("skipped", [])
     terminalreporter.section("skipped, and why")
     if not skipped:
