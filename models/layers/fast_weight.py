@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from everview.kernels.fast_weight import (
+    MATRICES,
     FastWeights,
     fast_weight_apply,
     fast_weight_commit,
@@ -33,8 +34,6 @@ from everview.kernels.rms_norm import rms_normalise
 from everview.models.config import ModelConfig
 from everview.models.elastic import ElasticState
 from everview.models.layers.plan import Plan
-
-MATRICES = ("w0", "w1", "w2")
 
 
 class FastWeightState(NamedTuple):

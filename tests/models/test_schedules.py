@@ -62,9 +62,11 @@ def test_chunk_by_chunk_equals_layer_by_layer(
         if name in trained:
             assert parameter.grad is not None, name
             scale = trained[name].abs().max().clamp_min(1.0)
-            # Newton-Schulz's backward multiplies rounding by up to 1e4
+            # with all matrices written, directions depend on the state and Newton-Schulz's
+            # backward multiplies rounding by up to 1e4
+            bound = 1e-12 if writes == ("w1",) else 1e-10
             torch.testing.assert_close(
-                parameter.grad / scale, trained[name] / scale, rtol=0, atol=1e-10
+                parameter.grad / scale, trained[name] / scale, rtol=0, atol=bound
             )
 
 
