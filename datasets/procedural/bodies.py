@@ -27,7 +27,7 @@ CUT_BOX, CUT_ELLIPSOID, CUT_ALONG_Z, CUT_ALONG_X, CUT_ALONG_Y = range(5)
 _CUT_QUADRICS = np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 1]], np.float64)
 
 # Where an absent body or cutter is put: no ray gets there.
-_AWAY = 1.0e4
+AWAY = 1.0e4
 
 
 @dataclass
@@ -53,14 +53,14 @@ class Bodies:
         """No body present, no cutter."""
         lead = (batch, count)
         away = np.zeros((*lead, 3))
-        away[..., 2] = -_AWAY
+        away[..., 2] = -AWAY
         return Bodies(
             centre=away,
             half_size=np.full((*lead, 3), 1e-3),
             rotation=np.broadcast_to(np.eye(3), (*lead, 3, 3)).copy(),
             quadric=np.ones((*lead, 3)),
             taper=np.broadcast_to([1.0, 0.0], (*lead, 2)).copy(),
-            cut_centre=np.full((*lead, 3), _AWAY),
+            cut_centre=np.full((*lead, 3), AWAY),
             cut_half=np.ones((*lead, 3)),
             cut_quadric=np.zeros((*lead, 3)),
             track=np.zeros(lead, np.int64),
@@ -124,7 +124,7 @@ class Bodies:
 
     def is_present(self) -> np.ndarray:
         """[B, N] booleans."""
-        return self.centre[..., 2] > -0.5 * _AWAY
+        return self.centre[..., 2] > -0.5 * AWAY
 
 
 def random_forms(draws: Draws, count: int, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

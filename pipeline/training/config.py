@@ -99,6 +99,10 @@ class World:
     """views scattered about the scene, or the frames of a smooth path"""
     share: float = 1.0
     """relative to the other worlds"""
+    boolean_cuts: bool = True
+    """bodies with bowls, holes, notches and bites; without, every body is whole"""
+    height_fields: bool = True
+    """displaced bodies; without, they are smooth"""
 
 
 @dataclass(frozen=True)

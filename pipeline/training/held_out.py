@@ -8,7 +8,7 @@ costs, and one set of weights should serve both.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -45,12 +45,14 @@ class HeldOut:
 def render_held_out(
     data: DataConfig, config: EvaluationConfig, render: RenderScenes, device: torch.device
 ) -> HeldOut:
-    """The first seeds of the held-out range in every world of the training mix."""
+    """The first seeds of the held-out range in every world of the training mix.
+
+    With cuts and height fields, also when training goes without: ablations share these scenes.
+    """
+    worlds = [replace(world, boolean_cuts=True, height_fields=True) for world in data.worlds]
     seeds = np.arange(HELD_OUT_SEEDS, HELD_OUT_SEEDS + config.scenes)
     views = config.inputs + config.targets
-    scenes = {
-        world_name(world): render(world, seeds, views, data.size, device) for world in data.worlds
-    }
+    scenes = {world_name(world): render(world, seeds, views, data.size, device) for world in worlds}
     return HeldOut(scenes, config)
 
 

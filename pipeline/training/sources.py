@@ -26,7 +26,13 @@ def render_scenes(
     Views are in the order of their times: along the path of a video, or as they happened to be
     taken.
     """
-    scenes = draw_scenes(world.name, seeds.tolist(), world.dynamic)
+    scenes = draw_scenes(
+        world.name,
+        seeds.tolist(),
+        world.dynamic,
+        boolean_cuts=world.boolean_cuts,
+        height_fields=world.height_fields,
+    )
     cameras, time_s = draw_cameras(scenes, views, size, size, trajectory=world.trajectory)
     time_s, order = time_s.sort(dim=1)
     cameras = cameras[torch.arange(len(seeds))[:, None], order]

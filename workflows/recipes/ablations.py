@@ -82,6 +82,22 @@ def single_chunk() -> TrainConfig:
     return replace(base, name="single_chunk", data=data)
 
 
+def _worlds(name: str, **changes: Any) -> TrainConfig:
+    base = ablation_base()
+    worlds = tuple(replace(world, **changes) for world in base.data.worlds)
+    return replace(base, name=name, data=replace(base.data, worlds=worlds))
+
+
+def no_cuts() -> TrainConfig:
+    """No boolean cuts in the training scenes; the held-out ones keep them."""
+    return _worlds("no_cuts", boolean_cuts=False)
+
+
+def no_height_fields() -> TrainConfig:
+    """Smooth bodies for displaced ones in the training scenes; the held-out ones keep them."""
+    return _worlds("no_height_fields", height_fields=False)
+
+
 ABLATIONS: tuple[Callable[[], TrainConfig], ...] = (
     ablation_base,
     writes_all_three,
@@ -92,4 +108,6 @@ ABLATIONS: tuple[Callable[[], TrainConfig], ...] = (
     few_targets,
     many_targets,
     single_chunk,
+    no_cuts,
+    no_height_fields,
 )

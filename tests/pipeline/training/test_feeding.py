@@ -10,9 +10,17 @@ import torch
 
 from everview.models.gauge import fit_gauge
 from everview.pipeline.training.augmentation import Chance, mirror, rotation_from_vector
-from everview.pipeline.training.config import Augmentation, DataConfig, EpisodeShape, World
+from everview.pipeline.training.config import (
+    Augmentation,
+    DataConfig,
+    EpisodeShape,
+    EvaluationConfig,
+    World,
+)
 from everview.pipeline.training.feeding import Feeder, choose_views, draw_times
+from everview.pipeline.training.held_out import render_held_out
 from everview.pipeline.training.scene_pool import HELD_OUT_SEEDS, ScenePool, SceneViews
+from everview.pipeline.training.sources import render_scenes
 from tests.pipeline.training.flat_scenes import render_planes
 
 CPU = torch.device("cpu")
@@ -131,6 +139,27 @@ def test_true_depth_and_colour_stay_true_under_mirror_and_gauge():
         ratio = episode.gauge.depth_to_model(views.depth)[:, 0, 0, 0] / 2
         torch.testing.assert_close(ratio, episode.gauge.scale.float())
         assert torch.linalg.det(model.c2w_cv[..., :3, :3]).min() > 0.999
+
+
+def test_held_out_scenes_keep_cuts_and_height_fields_when_training_goes_without():
+    drawn = []
+
+    def render(world, seeds, views, size, device):
+        drawn.append(world)
+        return render_planes(world, seeds, views, size, device)
+
+    bare = tuple(replace(w, boolean_cuts=False, height_fields=False) for w in DATA.worlds)
+    held_out = render_held_out(replace(DATA, worlds=bare), EvaluationConfig(), render, CPU)
+    assert drawn == list(DATA.worlds)
+    assert list(held_out.scenes) == ["room", "orbit-dynamic"]
+
+
+def test_a_world_without_cuts_renders_other_pictures_of_the_same_views():
+    world, seeds = World("room"), np.arange(4)
+    full = render_scenes(world, seeds, 2, 32, CPU, 1)
+    whole = render_scenes(replace(world, boolean_cuts=False), seeds, 2, 32, CPU, 1)
+    assert torch.equal(full.c2w_cv, whole.c2w_cv)
+    assert not torch.equal(full.images, whole.images)
 
 
 def test_mirror_twice_is_nothing_and_moves_the_principal_point():
