@@ -50,19 +50,6 @@ class OptimiserConfig:
 
 
 @dataclass(frozen=True)
-class LossWeights:
-    """The weights of one step."""
-
-    picture: float
-    direct: float
-    depth: float
-    input_depth: float
-    confidence: float
-    charbonnier: float
-    perceptual: float
-
-
-@dataclass(frozen=True)
 class LossConfig:
     """The weights over a run."""
 
@@ -81,10 +68,10 @@ class LossConfig:
     perceptual: Ramp = constant(0.0)
     """LPIPS-alex of the final picture; needs the lpips package and AlexNet's weights"""
 
-    def at(self, progress: float) -> LossWeights:
-        """The weights at `progress` in [0, 1]."""
-        names = [field.name for field in fields(LossWeights)]
-        return LossWeights(**{name: getattr(self, name).value(progress) for name in names})
+    def at(self, progress: float) -> dict[str, float]:
+        """The positive weights by name at `progress` in [0, 1]; other terms aren't computed."""
+        weights = {ramp.name: getattr(self, ramp.name).value(progress) for ramp in fields(self)}
+        return {name: weight for name, weight in weights.items() if weight > 0}
 
 
 @dataclass(frozen=True)
@@ -268,6 +255,8 @@ class TrainConfig:
     """where to train"""
     compile: bool = True
     """compile the model's blocks; only on a GPU"""
+    capture: bool = True
+    """replay the training step as a CUDA graph; only on a GPU"""
     commit_every_s: float = 60.0
     """seconds between checkpoints"""
     keep: int = 3

@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -25,11 +25,13 @@ import torch
 from everview.models.scene_model import SceneModel
 from everview.models.weight_files import load_model, save_weights
 from everview.pipeline.errors import EnvironmentUnfit, InputRejected, UsageError
+from everview.pipeline.training.captured import CapturedStep, Step
 from everview.pipeline.training.checkpoints import Checkpoint, commit, newest
 from everview.pipeline.training.config import TrainConfig
 from everview.pipeline.training.feeding import Feeder, possible_draws
 from everview.pipeline.training.held_out import HeldOut, measure, render_held_out
-from everview.pipeline.training.losses import Perceptual, episode_loss
+from everview.pipeline.training.learning_rate import Budget
+from everview.pipeline.training.losses import episode_loss
 from everview.pipeline.training.model_card import model_card
 from everview.pipeline.training.optimisers import Optimiser
 from everview.pipeline.training.perceptual import open_perceptual
@@ -42,7 +44,7 @@ from everview.pipeline.training.step import training_step
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights"
 # settings of a run that may change between its attempts without making it another run
-_OPERATIONAL = ("device", "compile", "commit_every_s", "keep", "report_every")
+_OPERATIONAL = ("device", "compile", "capture", "commit_every_s", "keep", "report_every")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class TrainRun:
     optimiser: Optimiser
     feeder: Feeder
     held_out: HeldOut
-    perceptual: Perceptual | None = None
+    update: Step
+    """`training_step`, as it is or as a CUDA graph"""
     step: int = 0
     elapsed_s: float = 0.0
     tokens: int = 0
@@ -87,21 +90,28 @@ def train(
     out: Path,
     attempt_s: float | None = None,
     after_commit: Callable[[TrainRun], None] | None = None,
+    until: float | None = None,
 ) -> TrainResult:
     """Train `config` in the run directory `out`, or go on with what is there.
 
     The caller owns the directory. SIGINT and SIGTERM end the run after the current step, with a
     commit, and so does `attempt_s` seconds of this call. `after_commit` sees the run after each
-    commit and at the end. Raises InputRejected when there are checkpoints of which none verifies,
-    UsageError when they are of another configuration, EnvironmentUnfit without the device.
+    commit and at the end. `until`, in seconds since the epoch, is when learning shall end with its
+    cooldown done: the budget becomes the time from the first step to then, whatever it was, also
+    for a run that is continued. Raises InputRejected when there are checkpoints of which none
+    verifies, UsageError when they are of another configuration, EnvironmentUnfit without the
+    device.
     """
     out.mkdir(parents=True, exist_ok=True)
     with reporter() as report, interruption() as interrupted:
         stop = math.inf if attempt_s is None else time.monotonic() + attempt_s
-        run = open_run(config, out, report)
+        run = open_run(config, out, report, () if until is None else ("budget",))
         run.feeder.pool.advance(run.step)
         if config.compile and run.device.type == "cuda":
             compile_run(run, report)
+        if until is not None:
+            run.config = replace(config, budget=budget_until(until, run.elapsed_s))
+            report.say(f"learning ends at {run.config.budget.seconds:.0f} s of the run")
         curve = Curve(out / CURVE, run.step)
         clock = Clock(run.elapsed_s)
         committed = measured = clock.seconds()
@@ -134,8 +144,21 @@ def train(
         return TrainResult(weights, training_facts(run), interrupted[0] if interrupted else None)
 
 
-def open_run(config: TrainConfig, out: Path, report: Reporter) -> TrainRun:
-    """A new run, or the one that `out` holds, brought to where its last checkpoint left it."""
+def budget_until(until: float, elapsed_s: float) -> Budget:
+    """The budget of a run, `elapsed_s` of which are spent, that ends at the time `until`.
+
+    At least one more second: a deadline that has passed ends the run, with its result.
+    """
+    return Budget(seconds=elapsed_s + max(until - time.time(), 1.0))
+
+
+def open_run(
+    config: TrainConfig, out: Path, report: Reporter, may_change: tuple[str, ...] = ()
+) -> TrainRun:
+    """A new run, or the one that `out` holds, brought to where its last checkpoint left it.
+
+    may_change: settings that may differ from the checkpoint's, beside the operational ones.
+    """
     device = choose_device(config.device)
     torch.manual_seed(config.seed)
     model = load_model(config.start_from) if config.start_from else SceneModel(config.model)
@@ -143,21 +166,26 @@ def open_run(config: TrainConfig, out: Path, report: Reporter) -> TrainRun:
     render = partial(render_scenes, samples_per_pixel=config.data.samples_per_pixel)
     scans = scanned_scenes(config.data, config.seed, device)
     pool = ScenePool(config.data, config.seed, device, render, scans)
+    optimiser = Optimiser(model, config.optimiser)
+    perceptual = open_perceptual(config.loss, device)
+    update: Step = partial(training_step, model, optimiser, perceptual=perceptual)
+    if config.capture and device.type == "cuda":
+        update = CapturedStep(update, model, report.say)
     run = TrainRun(
         config=config,
         out=out,
         device=device,
         model=model,
-        optimiser=Optimiser(model, config.optimiser),
+        optimiser=optimiser,
         feeder=Feeder(pool, config.seed),
         held_out=render_held_out(config.data, config.evaluation, render, device),
-        perceptual=open_perceptual(config.loss, device),
+        update=update,
     )
     checkpoint = newest(out / CHECKPOINTS, report.say)
     if checkpoint is None:
         report.say("no checkpoint yet: starting at step 0")
     else:
-        restore(run, checkpoint)
+        restore(run, checkpoint, may_change)
         report.say(f"continuing at step {run.step}")
     return run
 
@@ -189,9 +217,7 @@ def take_step(run: TrainRun) -> None:
     episode, schedule = run.feeder.episode(run.step, progress)
     weights = run.config.loss.at(progress)
     factor = run.config.rate.factor(run.step, progress)
-    result = training_step(
-        run.model, run.optimiser, episode, schedule, weights, factor, run.perceptual
-    )
+    result = run.update(episode, schedule, weights, factor)
     run.recent.add(result)
     run.step += 1
     run.tokens += result.tokens
@@ -242,9 +268,10 @@ def commit_run(run: TrainRun) -> None:
     commit(run.out / CHECKPOINTS, Checkpoint(run.step, tensors, facts), run.config.keep)
 
 
-def restore(run: TrainRun, checkpoint: Checkpoint) -> None:
+def restore(run: TrainRun, checkpoint: Checkpoint, may_change: tuple[str, ...] = ()) -> None:
     """Take a checkpoint up; nothing of it is used unless all of it fits."""
-    changed = _difference(checkpoint.facts["config"], plain(run.config))
+    may_change = (*_OPERATIONAL, *may_change)
+    changed = _difference(checkpoint.facts["config"], plain(run.config), may_change)
     if changed:
         raise UsageError(
             f"{run.out} holds a run with another {changed}; choose another directory or --fresh"
@@ -332,9 +359,11 @@ def plain(config: TrainConfig) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def _difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+def _difference(
+    old: dict[str, Any], new: dict[str, Any], may_change: tuple[str, ...]
+) -> str | None:
     """The first field that makes `new` another run than `old`."""
     for name, value in new.items():
-        if name not in _OPERATIONAL and old.get(name) != value:
+        if name not in may_change and old.get(name) != value:
             return name
     return None

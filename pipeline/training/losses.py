@@ -12,17 +12,20 @@ is detached: no picture is made worse to be more predictable.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from everview.models.episode import Episode
 from everview.models.scene_model import EpisodeOutputs, Outputs
-from everview.pipeline.training.config import LossWeights
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 """Two batches of images [N, 3, H, W] in [0, 1] to their mean distance."""
+
+LossWeights = Mapping[str, float | Tensor]
+"""The terms of a step's loss by name (`LossConfig.at`), and how much each counts: numbers, or
+scalars on the device, which a captured step can change."""
 
 CHARBONNIER_EPSILON = 1e-3
 
@@ -33,31 +36,33 @@ def episode_loss(
     weights: LossWeights,
     perceptual: Perceptual | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum, and each part before its weight (parts of weight 0 are left out).
+    """The weighted sum, and each part before its weight; only parts with a weight are computed.
 
-    `perceptual` is needed when its weight is positive. `rgb` and `memory_rgb` among the parts are
-    the mean squared errors with and without the frame bank.
+    `perceptual` is needed when it has a weight. `rgb` and `memory_rgb` among the parts are the
+    mean squared errors with and without the frame bank.
     """
     targets, truth = outputs.targets, episode.targets.images
     assert targets.rgb is not None
     assert truth is not None
     error = targets.rgb.float() - truth
-    parts = {"picture": error.square().mean()}
-    if weights.direct and targets.direct_rgb is not None:
+    parts = {}
+    if "picture" in weights:
+        parts["picture"] = error.square().mean()
+    if "direct" in weights and targets.direct_rgb is not None:
         parts["direct"] = (targets.direct_rgb.float() - truth).square().mean()
-    if weights.depth and episode.targets.depth is not None:
+    if "depth" in weights and episode.targets.depth is not None:
         parts["depth"] = depth_error(targets, episode.targets.depth, episode)
-    if weights.input_depth and episode.inputs.depth is not None:
+    if "input_depth" in weights and episode.inputs.depth is not None:
         parts["input_depth"] = depth_error(outputs.inputs, episode.inputs.depth, episode)
-    if weights.confidence and targets.log_scale is not None:
+    if "confidence" in weights and targets.log_scale is not None:
         parts["confidence"] = laplace_nll(error.detach().abs().mean(2), targets.log_scale)
-    if weights.charbonnier:
+    if "charbonnier" in weights:
         parts["charbonnier"] = (error.square() + CHARBONNIER_EPSILON**2).sqrt().mean()
-    if weights.perceptual:
+    if "perceptual" in weights:
         if perceptual is None:
             raise ValueError("a perceptual weight needs a perceptual distance")
         parts["perceptual"] = perceptual(targets.rgb.flatten(0, 1).float(), truth.flatten(0, 1))
-    loss = torch.stack([getattr(weights, name) * part for name, part in parts.items()]).sum()
+    loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
     return loss, {**parts, **split_by_bank(error.detach(), episode.bank_mask)}
 
 

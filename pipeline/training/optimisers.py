@@ -68,8 +68,11 @@ class Optimiser:
             self._state[f"muon.{rows}x{columns}"] = torch.zeros(count, rows, columns, device=device)
 
     @torch.no_grad()
-    def step(self, factor: float) -> Verdict:
-        """Apply the parameters' gradients at `factor` times the configured rates; drop them."""
+    def step(self, factor: float | Tensor) -> Verdict:
+        """Apply the parameters' gradients at `factor` times the configured rates; drop them.
+
+        factor: a number, or a scalar on the device.
+        """
         for parameter in self._parameters:
             if parameter.grad is None:  # an unused branch: its matrices still share the batch
                 parameter.grad = torch.zeros_like(parameter)
@@ -115,7 +118,11 @@ class Optimiser:
         return Verdict(norm, scale, accepted)
 
     def _muon(
-        self, shape: tuple[int, int], matrices: list[HiddenMatrix], verdict: Verdict, rate: float
+        self,
+        shape: tuple[int, int],
+        matrices: list[HiddenMatrix],
+        verdict: Verdict,
+        rate: float | Tensor,
     ) -> None:
         gradient = torch.stack([matrix.of(_gradient(matrix.parameter)) for matrix in matrices])
         # not a product: 0 x NaN would let a refused gradient through
@@ -125,12 +132,12 @@ class Optimiser:
         mean.lerp_(gradient, change)
         ahead = gradient.lerp(mean, self.config.muon_momentum)
         update = newton_schulz(ahead, self.config.muon_steps).float()
-        rate *= math.sqrt(max(1.0, shape[0] / shape[1]))
+        rate = rate * math.sqrt(max(1.0, shape[0] / shape[1]))
         values = [matrix.of(matrix.parameter) for matrix in matrices]
         torch._foreach_mul_(values, 1 - self.config.weight_decay * rate * verdict.accepted)
         torch._foreach_sub_(values, list((update * (rate * verdict.accepted)).unbind(0)))
 
-    def _adamw(self, verdict: Verdict, rate: float) -> None:
+    def _adamw(self, verdict: Verdict, rate: float | Tensor) -> None:
         config, state = self.config, self._state
         if not self._rest:
             return

@@ -37,13 +37,14 @@ def training_step(
     episode: Episode,
     schedule: Schedule,
     weights: LossWeights,
-    rate_factor: float,
+    rate_factor: float | Tensor,
     perceptual: Perceptual | None = None,
 ) -> StepResult:
     """Forward, loss, backward, clip, update, for one episode at `rate_factor` of the full rate.
 
-    Runs under bfloat16 autocast on a GPU and in float32 on a CPU. `perceptual` is needed when
-    `weights.perceptual` is positive.
+    Runs under bfloat16 autocast on a GPU and in float32 on a CPU. The weights and the factor are
+    numbers, or scalars on the device (`everview.pipeline.training.captured`). `perceptual` is
+    needed when it has a weight.
     """
     with mixed_precision(model.device):
         _, outputs = model.forward(episode, schedule)

@@ -1,0 +1,237 @@
+"""The training step as a CUDA graph: captured once for every form it takes, then replayed.
+
+A step launches thousands of kernels, and launching them one by one takes the host longer than
+running them takes the device. A graph is one launch. It repeats what it recorded, so whatever
+differs between two steps lies in tensors that stay where they are and are filled before a replay:
+the episode, the loss weights, the learning rate's factor. Whatever decides which kernels run (the
+shapes, the chunks, the schedule, the terms of the loss) is a form of its own, with its own graph.
+
+The sequence of updates is that of the plain step: a form's first episodes are trained on as usual,
+which also compiles and tunes what is left to, then one is recorded, which changes nothing, and
+replayed. If recording fails, the run says so and goes on with the plain step.
+"""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from everview.models.episode import Episode
+from everview.models.schedule import Schedule
+from everview.models.state import map_tensors, named_tensors
+from everview.pipeline.training.losses import LossWeights
+from everview.pipeline.training.step import StepResult
+
+EAGER_USES = 2
+"""Steps of a form before it is recorded: the first compiles, the second finds all as it will be."""
+
+
+class Step(Protocol):
+    """`training_step` with a model, an optimiser and a perceptual distance given."""
+
+    def __call__(
+        self,
+        episode: Episode,
+        schedule: Schedule,
+        weights: LossWeights,
+        rate_factor: float | Tensor,
+    ) -> StepResult:
+        """Train on one episode."""
+        ...
+
+
+@dataclass
+class Form:
+    """One form of the step: its inputs, which stay in place, and its graph once recorded."""
+
+    episode: Episode
+    weights: dict[str, Tensor]
+    rate_factor: Tensor
+    uses: int = 0
+    graph: torch.cuda.CUDAGraph | None = None
+    names: tuple[str, ...] = ()
+    """names of the losses"""
+    packed: Tensor | None = None
+    """the losses, the gradient's norm and whether the step was accepted, as replays leave them"""
+    tokens: int = 0
+
+    def fill(self, episode: Episode, weights: LossWeights, rate_factor: float | Tensor) -> None:
+        """Copy a step's inputs in. Numbers travel as arguments of kernels: the host never waits."""
+        ours = [tensor for _, tensor in named_tensors(self.episode)]
+        torch._foreach_copy_(ours, [tensor for _, tensor in named_tensors(episode)])
+        for name, weight in self.weights.items():
+            weight.fill_(weights[name])
+        self.rate_factor.fill_(rate_factor)
+
+    def record(self, result: StepResult) -> None:
+        """Keep where the graph leaves a step's result."""
+        self.names = tuple(result.losses)
+        scalars = (*result.losses.values(), result.gradient_norm, result.accepted)
+        self.packed = torch.stack([scalar.float() for scalar in scalars])
+        self.tokens = result.tokens
+
+    def result(self) -> StepResult:
+        """The last replay's result, in memory of its own: the graph's is written again."""
+        assert self.packed is not None
+        *losses, norm, accepted = self.packed.clone().unbind()
+        return StepResult(
+            dict(zip(self.names, losses, strict=True)), norm, accepted, tokens=self.tokens
+        )
+
+
+@dataclass
+class CapturedStep:
+    """A `Step` that replays `step` as CUDA graphs; everything must be on one GPU.
+
+    say: told in one line when recording fails.
+    """
+
+    step: Step
+    model: nn.Module
+    say: Callable[[str], None]
+    failure: str | None = None
+    """why the plain step runs instead, if it does"""
+    _forms: dict[Hashable, Form] = field(default_factory=dict)
+    _inputs: dict[Hashable, Episode] = field(default_factory=dict)
+    _failed: list[torch.cuda.CUDAGraph] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._parameters = list(self.model.parameters())
+        self._device = self._parameters[0].device
+        with torch.cuda.device(self._device):
+            self._stream = torch.cuda.Stream()
+            # Graphs run one after another and leave nothing but results behind, which are copied
+            # out at once: all may use the same memory.
+            self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(
+        self,
+        episode: Episode,
+        schedule: Schedule,
+        weights: LossWeights,
+        rate_factor: float | Tensor,
+    ) -> StepResult:
+        """Train on one episode: plainly, by recording and replaying, or by replaying."""
+        if self.failure is not None:
+            return self.step(episode, schedule, weights, rate_factor)
+        form = self._form(episode, schedule, weights)
+        form.fill(episode, weights, rate_factor)
+        if form.graph is None:
+            form.uses += 1
+            if form.uses <= EAGER_USES:
+                return self._eagerly(form, schedule)
+            try:
+                form.graph = self._captured(form, schedule)
+            except Exception as error:  # whatever it is, the plain step may still do
+                self._give_up(error)
+                return self.step(episode, schedule, weights, rate_factor)
+        form.graph.replay()
+        # replays write to the weights behind autograd's back; their versions tell who has seen them
+        torch.autograd.graph.increment_version(self._parameters)
+        return form.result()
+
+    def _form(self, episode: Episode, schedule: Schedule, weights: LossWeights) -> Form:
+        layout = tuple(
+            (name, tensor.shape, tensor.stride(), tensor.dtype)
+            for name, tensor in named_tensors(episode)
+        )
+        key = (layout, episode.chunk_views, schedule, tuple(weights))
+        if key not in self._forms:
+            if layout not in self._inputs:
+                self._inputs[layout] = map_tensors(_twin, episode)
+            inputs = replace(self._inputs[layout], chunk_views=episode.chunk_views)
+            zero = torch.zeros((), device=self._device)
+            scalars = {name: zero.clone() for name in weights}
+            self._forms[key] = Form(inputs, scalars, zero)
+        return self._forms[key]
+
+    def _eagerly(self, form: Form, schedule: Schedule) -> StepResult:
+        """A plain step on the stream that will be recorded, whose handles and workspaces it makes.
+
+        Before and after it the streams wait for each other, so their tensors need no further care.
+        """
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            result = self.step(form.episode, schedule, form.weights, form.rate_factor)
+        current.wait_stream(self._stream)
+        return result
+
+    def _captured(self, form: Form, schedule: Schedule) -> torch.cuda.CUDAGraph:
+        """Record one step; nothing is executed.
+
+        No gradient is left over from before, so they live and die in the graph's memory. Autocast
+        is entered and left inside the step: its cache of half-precision weights is recorded with
+        it, made anew by every replay, and nobody else sees it. The backward pass runs in a thread
+        of autograd's, hence a capture that minds the calls of this thread alone.
+        """
+        graph = torch.cuda.CUDAGraph()
+        self._failed.append(graph)
+        for parameter in self._parameters:
+            parameter.grad = None
+        with (
+            no_garbage_collection(),
+            torch.cuda.graph(graph, self._pool, self._stream, "thread_local"),
+        ):
+            form.record(self.step(form.episode, schedule, form.weights, form.rate_factor))
+        self._failed.remove(graph)
+        return graph
+
+    def _give_up(self, error: Exception) -> None:
+        """Back to where the plain step can go on; recording has executed nothing."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        with suppress(Exception):  # a capture that couldn't end has left the allocator waiting
+            torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
+        torch.cuda.synchronize(self._device)
+        self.failure = _described(error)
+        self._forms.clear()
+        self._inputs.clear()
+        self.say(f"the training step can't be captured; going on without: {self.failure}")
+
+
+def _twin(tensor: Tensor) -> Tensor:
+    """Room for tensors like this one, strides too: compiled code is made for one layout."""
+    overlapping = any(
+        stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    if overlapping:
+        return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    return torch.empty_strided(
+        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
+    )
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Collect now, and not within: a graph or an event destroyed during a capture spoils it.
+
+    The current stream is put back too, which a capture that fails doesn't do.
+    """
+    stream = torch.cuda.current_stream()
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        torch.cuda.set_stream(stream)
+        if was_enabled:
+            gc.enable()
+
+
+def _described(error: BaseException) -> str:
+    """The first error of a chain in one line: ending a spoilt capture raises another on top."""
+    while error.__context__ is not None:
+        error = error.__context__
+    frames: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "/torch/" not in frame.filename]
+    place = f" at {ours[-1].filename}:{ours[-1].lineno}" if ours else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}{place}"
