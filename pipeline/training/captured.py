@@ -8,7 +8,8 @@ shapes, the chunks, the schedule, the terms of the loss) is a form of its own, w
 
 The sequence of updates is that of the plain step: a form's first episodes are trained on as usual,
 which also compiles and tunes what is left to, then one is recorded, which changes nothing, and
-replayed. If recording fails, the run says so and goes on with the plain step.
+replayed. If recording fails, the run says so and goes on with the plain step. Until all forms are
+recorded a run needs the memory of two steps: the graphs', and a plain one's.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Form:
 class CapturedStep:
     """A `Step` that replays `step` as CUDA graphs; everything must be on one GPU.
 
-    say: told in one line when recording fails.
+    say: told in one line when recording fails, or when there is no room for it.
     """
 
     step: Step
@@ -124,14 +125,19 @@ class CapturedStep:
         form = self._form(episode, schedule, weights)
         form.fill(episode, weights, rate_factor)
         if form.graph is None:
-            form.uses += 1
-            if form.uses <= EAGER_USES:
-                return self._eagerly(form, schedule)
+            recording = form.uses == EAGER_USES
+            untouched = self._versions()
             try:
+                if not recording:
+                    form.uses += 1
+                    return self._eagerly(form, schedule)
                 form.graph = self._captured(form, schedule)
-            except Exception as error:  # whatever it is, the plain step may still do
+            except Exception as error:  # or there isn't room for a plain step beside the graphs
+                if not recording and self._versions() != untouched:
+                    raise
                 self._give_up(error)
-                return self.step(episode, schedule, weights, rate_factor)
+        if form.graph is None:  # out of the handler, which keeps what the failed step allocated
+            return self.step(episode, schedule, weights, rate_factor)
         form.graph.replay()
         # replays write to the weights behind autograd's back; their versions tell who has seen them
         torch.autograd.graph.increment_version(self._parameters)
@@ -183,6 +189,10 @@ class CapturedStep:
             form.record(self.step(form.episode, schedule, form.weights, form.rate_factor))
         self._failed.remove(graph)
         return graph
+
+    def _versions(self) -> list[int]:
+        """How often each weight was written to."""
+        return [parameter._version for parameter in self._parameters]
 
     def _give_up(self, error: Exception) -> None:
         """Back to where the plain step can go on; recording has executed nothing."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from everview.pipeline.training.captured import EAGER_USES, CapturedStep
 from everview.pipeline.training.feeding import Draw, possible_draws
 from everview.pipeline.training.held_out import world_name
 from everview.pipeline.training.losses import episode_loss
@@ -43,13 +44,15 @@ def time_scenes(run: TrainRun) -> list[dict[str, Any]]:
 def time_steps(run: TrainRun) -> list[dict[str, Any]]:
     """Milliseconds of a step, for every shape and chunk count."""
     rows = []
+    captured = captured_step(run)
     for draw in possible_draws(run.config.data):
         shape = draw.shape
         row = {"scenes": shape.scenes, "inputs": shape.inputs, "targets": shape.targets}
-        row |= {"chunks": draw.chunks, **time_step(run, draw)}
+        row |= {"chunks": draw.chunks, **time_step(run, draw), **time_captured(run, draw, captured)}
         print(", ".join(f"{name} {_short(value)}" for name, value in row.items()), flush=True)
         rows.append(row)
-    print(profile(run), flush=True)
+    captured = None  # its graphs' memory is free for what follows
+    print(_tried("the profile", lambda: profile(run), ""), flush=True)
     return rows
 
 
@@ -81,10 +84,46 @@ def time_step(run: TrainRun, draw: Draw) -> dict[str, Any]:
     result: dict[str, Any] = {"first_s": first_s}
     for name, phase in phases.items():
         result[f"{name}_ms"] = 1000 * seconds(phase, run.device, repeat)
-    result["host_waits"] = host_waits(feed, run.device) + host_waits(step, run.device)
+    for name, phase in (("feed", feed), ("step", step)):
+        waits = partial(host_waits, phase, run.device)
+        result[f"{name}_host_waits"] = _tried(f"counting the {name}'s host waits", waits, None)
     if on_gpu:
         result["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return result
+
+
+def captured_step(run: TrainRun) -> CapturedStep | None:
+    """The training step as CUDA graphs, apart from the run's own; None without a GPU."""
+    if run.device.type != "cuda":
+        return None
+    return CapturedStep(partial(training_step, run.model, run.optimiser), run.model, print)
+
+
+def time_captured(run: TrainRun, draw: Draw, step: CapturedStep | None) -> dict[str, Any]:
+    """The whole step replayed as a CUDA graph, and with feeding before it: milliseconds."""
+    if step is None:
+        return {}
+    weights = run.config.loss.at(0.0)
+    episode = run.feeder.sample(draw, seed=0)
+
+    def replay() -> None:
+        step(episode, draw.schedule, weights, 1e-3)
+
+    def feed_and_replay() -> None:
+        step(run.feeder.sample(draw, seed=0), draw.schedule, weights, 1e-3)
+
+    def measure() -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        before = [seconds(replay, run.device) for _ in range(EAGER_USES + 1)]
+        result["capture_s"] = before[-1]
+        if step.failure is None:  # else the plain step would be measured once more
+            torch.cuda.reset_peak_memory_stats()
+            result["captured_ms"] = 1000 * seconds(replay, run.device, REPEATS)
+            result["fed_captured_ms"] = 1000 * seconds(feed_and_replay, run.device, REPEATS)
+            result["reserved_gib"] = torch.cuda.memory_reserved() / 2**30
+        return result
+
+    return _tried("measuring the captured step", measure, {})
 
 
 def seconds(call: Callable[[], Any], device: torch.device, repeat: int = 1) -> float:
@@ -132,6 +171,15 @@ def profile(run: TrainRun, rows: int = 18) -> str:
         share = event.self_device_time_total / total
         lines.append(f"{share:6.1%} {event.count / 3:7.1f} calls a step  {event.key[:90]}")
     return "\n".join(lines)
+
+
+def _tried(what: str, call: Callable[[], Any], otherwise: Any) -> Any:
+    """The result of `call`; if it fails, one line, and the other measurements go on."""
+    try:
+        return call()
+    except Exception as error:
+        print(f"  {what} failed: {type(error).__name__}: {error}", flush=True)
+        return otherwise
 
 
 def _short(value: Any) -> str:

@@ -3,6 +3,7 @@
     python -m everview.workflows.campaign.gpu_session --plan smoke --out OUT
     python -m everview.workflows.campaign.gpu_session --plan ablations --recipes adamw,no_depth ...
     python -m everview.workflows.campaign.gpu_session --plan main --seconds 1100 --attempt-s 560 ...
+    python -m everview.workflows.campaign.gpu_session --plan main --until $(date -d 14:30 +%s) ...
 
 It needs torch, numpy, pillow and safetensors, no network, and writes to OUT as it goes, so that a
 command killed at its limit loses at most one commit's interval. OUT stays small: few files of at
@@ -51,9 +52,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--recipes", default="ablation_base", help="names, separated by commas")
     parser.add_argument("--seconds", type=float, default=60.0, help="budget of each training run")
     parser.add_argument("--attempt-s", type=float, default=None, help="stop this command after")
+    parser.add_argument(
+        "--until", type=float, default=None, help="main: be done by then, in seconds since 1970"
+    )
+    parser.add_argument(
+        "--margin-s", type=float, default=45.0, help="of that, for evaluation and export at the end"
+    )
     parser.add_argument("--scans", default=None, help="folder of shards with scanned objects")
     parser.add_argument("--start-from", default=None, help="weights to start from")
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--no-capture", action="store_true")
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
     describe_machine()
@@ -66,6 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
             data=replace(config.data, scans=given.scans or config.data.scans),
             start_from=given.start_from or config.start_from,
             compile=config.compile and not given.no_compile,
+            capture=config.capture and not given.no_capture,
         )
 
     if given.plan == "smoke":
@@ -73,7 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
     elif given.plan == "ablations":
         ablations([configured(name) for name in given.recipes.split(",")], given.run, given.out)
     else:
-        train_main(configured(given.recipe), given.run, given.out, given.attempt_s)
+        until = None if given.until is None else given.until - given.margin_s
+        train_main(configured(given.recipe), given.run, given.out, given.attempt_s, until)
     return 0
 
 
@@ -122,8 +132,14 @@ def ablations(configs: list[TrainConfig], run_path: Path, out: Path) -> None:
         say(f"{row['name']:20s} step {row.get('step')}  {means}")
 
 
-def train_main(config: TrainConfig, run_path: Path, out: Path, attempt_s: float | None) -> None:
-    """Train, and keep OUT up to date after every commit."""
+def train_main(
+    config: TrainConfig,
+    run_path: Path,
+    out: Path,
+    attempt_s: float | None,
+    until: float | None = None,
+) -> None:
+    """Train, and keep OUT up to date after every commit; learning ends at the time `until`."""
     trunk = out / "trunk"
 
     def after_commit(run: TrainRun) -> None:
@@ -131,7 +147,7 @@ def train_main(config: TrainConfig, run_path: Path, out: Path, attempt_s: float 
         if not config.rate.is_cooling(run.progress):
             bundle(publish(run, run_path / "trunk", bits=16), trunk)
 
-    train(config, run_path, attempt_s, after_commit)
+    train(config, run_path, attempt_s, after_commit, until)
     if (run_path / "trunk").exists():  # a later command finds the trunk of an earlier one
         bundle(run_path / "trunk", trunk)
 
