@@ -21,7 +21,7 @@ class BankConfig:
     sources: int = 4
     """nearest frames that a query copies from"""
     hypotheses: int = 32
-    """depths tried at every patch, spaced evenly in log depth from near to far"""
+    """depths tried at every patch, evenly spaced in log depth where most sources look"""
     near: float = 0.2
     """nearest depth tried, in gauge units (the scene's median depth is about 1)"""
     far: float = 16.0
@@ -32,8 +32,9 @@ class BankConfig:
     """groups of channels whose variance over the sources is kept"""
     refine_channels: int = 32
     """width of the full-resolution blending network"""
-    refine_offsets: tuple[float, ...] = (-0.08, -0.04, 0.0, 0.04, 0.08)
-    """log-depth offsets around the predicted depth at which colour is copied"""
+    refine_offsets: tuple[float, ...] = (-0.6, -0.3, 0.0, 0.3, 0.6)
+    """offsets around the predicted log depth at which colour is copied, in steps between two
+    hypotheses"""
 
 
 @dataclass(frozen=True)

@@ -27,24 +27,27 @@ from everview.models.warping import (
 )
 
 FEATURES = 4
-_DEPTH_CORRECTION = 0.3  # largest, in log depth
+_DEPTH_CORRECTION = 2.0  # largest, in steps between two depths
 
 
 class Decoded(NamedTuple):
     """Per pixel: rgb [B, V, 3, H, W] in (0, 1), log_depth, log_scale [B, V, H, W],
-    features [B, V, FEATURES, H, W] for the refinement."""
+    features [B, V, FEATURES, H, W] for the refinement; per view: spacing [B, V] of the log depths
+    that were told apart."""
 
     rgb: Tensor
     log_depth: Tensor
     log_scale: Tensor
     features: Tensor
+    spacing: Tensor
 
 
 class TokenHead(nn.Module):
     """Tokens to pixels: LayerNorm, one linear, pixels of each patch side by side.
 
-    Depth is the mean log depth of a distribution over fixed depths, one a patch, interpolated, plus
-    a small correction a pixel. The tokens' logits are added to an opinion from outside, if any.
+    Depth is the mean log depth of a distribution over evenly spaced log depths, one a patch,
+    interpolated, plus a small correction a pixel. Depths and a first opinion about them come from
+    the frame bank; without it the depths are fixed.
     """
 
     log_depths: Tensor
@@ -61,31 +64,41 @@ class TokenHead(nn.Module):
         self.register_buffer("log_depths", spaced, persistent=False)
 
     def forward(
-        self, tokens_BVTC: Tensor, height: int, width: int, opinion_BVTJ: Tensor | None = None
+        self,
+        tokens_BVTC: Tensor,
+        height: int,
+        width: int,
+        log_depths_BVJ: Tensor | None = None,
+        opinion_BVTJ: Tensor | None = None,
     ) -> Decoded:
-        """Tokens [B, V, T, C] of height x width views; opinion: logits over the fixed depths."""
+        """Tokens [B, V, T, C] of height x width views; log_depths: other depths than the fixed
+        ones; opinion: logits over them, to which the tokens' are added."""
         normed = self.norm(tokens_BVTC)
         maps = unpatchify(self.pixels(normed), self.patch, height, width)
         maps = maps if maps.dtype == torch.float64 else maps.float()
         logits = self.depth(normed).to(maps.dtype)
         logits = logits if opinion_BVTJ is None else logits + opinion_BVTJ
-        patches = (logits.softmax(-1) * self.log_depths.to(maps.dtype)).sum(-1)
+        depths = self.log_depths.expand(*logits.shape[:2], -1)
+        depths = (depths if log_depths_BVJ is None else log_depths_BVJ).to(maps.dtype)
+        patches = (logits.softmax(-1) * depths[:, :, None]).sum(-1)
         grid = patches.unflatten(2, (height // self.patch, -1))
         smooth = functional.interpolate(grid, size=(height, width), mode="bilinear")
-        correction = _DEPTH_CORRECTION * torch.tanh(maps[:, :, 3])
+        spacing = depths[..., 1] - depths[..., 0]
+        correction = _DEPTH_CORRECTION * spacing[..., None, None] * torch.tanh(maps[:, :, 3])
         return Decoded(
             torch.sigmoid(maps[:, :, :3]),
             smooth + correction,
             maps[:, :, 4] - 3.0,
             maps[:, :, 5:],
+            spacing,
         )
 
 
 class Refinement(nn.Module):
     """Copies texture: source pixels warped by the predicted depth, and a network that mixes them.
 
-    Around each pixel's predicted depth, colours are taken from every source at a few log-depth
-    offsets. A small convolutional network sees how they differ from the direct prediction and
+    Around each pixel's predicted depth, colours are taken from every source at a few offsets, in
+    steps of the sweep. A small convolutional network sees how they differ from the direct prediction and
     returns mixing weights over all of them and the direct colour, a residual, and the expected
     error. Candidates start out the likelier the better the sources agree on them. The weights on
     the offsets also sharpen the depth.
@@ -116,8 +129,9 @@ class Refinement(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns rgb [B, V, 3, H, W], log depth and log scale [B, V, H, W]."""
         with torch.autocast(pictures_BK3HW.device.type, enabled=False):
+            offsets = decoded.spacing[..., None] * self.offsets.to(decoded.spacing)
             colours, inside = self._copy(
-                decoded.log_depth, cameras, pictures_BK3HW, sources, index_BVS, valid_BVS
+                decoded.log_depth, offsets, cameras, pictures_BK3HW, sources, index_BVS, valid_BVS
             )
             difference = (colours - decoded.rgb[:, :, None]) * inside[:, :, :, None]
             parts = [difference.flatten(2, 3), inside, 2 * decoded.rgb - 1, decoded.features]
@@ -130,10 +144,10 @@ class Refinement(nn.Module):
         x = x + functional.gelu(self.exit(x))
         mixed = self.mix(x).contiguous().unflatten(0, decoded.rgb.shape[:2])
         mixed = mixed if mixed.dtype == torch.float64 else mixed.float()
-        return self._blend(mixed, decoded, colours, inside)
+        return self._blend(mixed, decoded, colours, inside, offsets)
 
     def _blend(
-        self, mixed: Tensor, decoded: Decoded, colours: Tensor, inside: Tensor
+        self, mixed: Tensor, decoded: Decoded, colours: Tensor, inside: Tensor, offsets: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         logits, direct, residual, scale = mixed.split([self.candidates, 1, 3, 1], dim=2)
         logits = logits - self.agreement.exp() * self._disagreement(colours, inside)
@@ -141,8 +155,8 @@ class Refinement(nn.Module):
         share = torch.softmax(torch.cat([logits, direct], 2), dim=2)
         copied, own = share[:, :, :-1], share[:, :, -1:]
         rgb = (copied[:, :, :, None] * colours).sum(2) + own * decoded.rgb + residual
-        offset = self.offsets.repeat_interleave(self.candidates // len(self.offsets))
-        shift = (copied * offset.to(copied).view(-1, 1, 1)).sum(2) / (copied.sum(2) + 1e-3)
+        offset = offsets.repeat_interleave(self.candidates // len(self.offsets), dim=-1)
+        shift = (copied * offset.to(copied)[..., None, None]).sum(2) / (copied.sum(2) + 1e-3)
         return rgb, decoded.log_depth + shift, decoded.log_scale + scale[:, :, 0]
 
     def _disagreement(self, colours: Tensor, inside: Tensor) -> Tensor:
@@ -159,6 +173,7 @@ class Refinement(nn.Module):
     def _copy(
         self,
         log_depth: Tensor,
+        offsets: Tensor,
         cameras: Cameras,
         pictures: Tensor,
         sources: Cameras,
@@ -168,7 +183,7 @@ class Refinement(nn.Module):
         """Candidate colours [B, V, J S, 3, H, W] (offset-major) and validity [B, V, J S, H, W]."""
         height, width = log_depth.shape[-2:]
         rays = point_rays(cameras, pixel_grid(height, width, 1, log_depth.device))
-        depth = (log_depth.flatten(2)[:, :, None] + self.offsets.to(log_depth)[:, None]).exp()
+        depth = (log_depth.flatten(2)[:, :, None] + offsets[..., None]).exp()
         coordinates, inside = project_into_sources(cameras, rays, depth.mT, sources)
         inside = inside & valid[..., None, None]
         samples = sample_sources(gather_frames(pictures, index), coordinates)

@@ -335,12 +335,14 @@ class SceneModel(nn.Module):
         index, valid = nearest_sources(cameras, time_s, frames, self.config.bank.sources)
         rows = torch.arange(index.shape[0], device=index.device)[:, None, None]
         sources = frames.cameras[rows, index]
-        evidence, opinion = self.sweep(cameras, maps, sources, index, valid)
+        evidence, log_depths, opinion = self.sweep(cameras, maps, sources, index, valid)
         if mask_BV is not None:
             keep = mask_BV[..., None, None]
             evidence = torch.where(keep, evidence, absent.to(evidence.dtype))
             opinion = torch.where(keep, opinion, 0.0)
-        return tokens + evidence, Sources(sources, index, valid, opinion)
+            fixed = self.head.log_depths.to(log_depths)
+            log_depths = torch.where(mask_BV[..., None], log_depths, fixed)
+        return tokens + evidence, Sources(sources, index, valid, log_depths, opinion)
 
     def _decode(
         self,
@@ -350,8 +352,8 @@ class SceneModel(nn.Module):
         sources: Sources | None,
         mask_BV: Tensor | None,
     ) -> Outputs:
-        opinion = None if sources is None else sources.opinion
-        decoded: Decoded = self.head(tokens, cameras.height, cameras.width, opinion)
+        prior = () if sources is None else (sources.log_depths, sources.opinion)
+        decoded: Decoded = self.head(tokens, cameras.height, cameras.width, *prior)
         rgb, log_depth, log_scale = decoded.rgb, decoded.log_depth, decoded.log_scale
         if self.refine is not None and frames is not None and sources is not None:
             rgb, log_depth, log_scale = self.refine(

@@ -5,6 +5,10 @@ where that point would land, and their variance over the sources, their mean col
 it become part of the query's token. Attention inside the image then decides. (MVSNet's variance
 cost, Yao et al. 2018, as an input to a transformer instead of a cost volume network.)
 
+Depths are tried where most sources look (`shared_range`). Over the full range one step is
+15 %, which between views 45 degrees apart is 14 pixels of 128; what cameras around an object share
+is a fifth of it, in logarithms, and walks keep nearly all.
+
 Shapes: B scenes, V views, K frames, S sources, T patches, J depths, C channels, G groups.
 """
 
@@ -27,15 +31,19 @@ from everview.models.warping import (
 )
 
 _STRIDE = 4
+_RANGE_RAYS, _RANGE_DEPTHS = 8, 64
+_AROUND_UNIT = 1.5
 
 
 class Sources(NamedTuple):
     """The frames that each of V views copies from: cameras [B, V, S], index into the bank and
-    validity [B, V, S], and the depth logits they agree on [B, V, T, J]."""
+    validity [B, V, S]; the logarithms of the depths tried [B, V, J], evenly spaced, and the logits
+    that the sources give them [B, V, T, J]."""
 
     cameras: Cameras
     frame_index: Tensor
     valid: Tensor
+    log_depths: Tensor
     opinion: Tensor
 
 
@@ -75,16 +83,15 @@ class PlaneSweep(nn.Module):
     is learned.
     """
 
-    depths: Tensor
+    steps: Tensor
 
     def __init__(self, config: BankConfig, dim: int, patch: int) -> None:
         super().__init__()
         self.patch, self.groups, self.channels = patch, config.groups, config.features
-        ratio = config.far / config.near
-        steps = torch.linspace(0, 1, config.hypotheses)
-        self.register_buffer("depths", config.near * ratio**steps, persistent=False)
+        self.near, self.far = config.near, config.far
+        self.register_buffer("steps", torch.linspace(0, 1, config.hypotheses), persistent=False)
         self.features = MatchingFeatures(config.features)
-        width = config.hypotheses * (config.groups + 5)
+        width = config.hypotheses * (config.groups + 5) + 2
         self.read = nn.Sequential(nn.Linear(width, dim), nn.GELU(), nn.Linear(dim, dim, bias=False))
         self.absent = nn.Parameter(torch.zeros(dim))
         # log weights of colour variance, feature variance, and of being seen by fewer than two
@@ -97,20 +104,25 @@ class PlaneSweep(nn.Module):
         sources: Cameras,
         index_BVS: Tensor,
         valid_BVS: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """cameras [B, V] and sources [B, V, S] in the gauge; maps: MatchingFeatures of the whole
         bank [B, K, C + 3, h, w]; index, valid: each view's sources. Returns an addition to tokens
-        [B, V, T, dim] and logits over the depths [B, V, T, J]."""
+        [B, V, T, dim], the logarithms of the depths tried [B, V, J], and logits over them
+        [B, V, T, J]."""
         with torch.autocast(maps.device.type, enabled=False):
+            bounds = shared_range(cameras, sources, valid_BVS, self.near, self.far).log()
+            log_depths = torch.lerp(bounds[..., :1], bounds[..., 1:], self.steps.to(bounds))
             pixels = pixel_grid(cameras.height, cameras.width, self.patch, maps.device)
             rays = point_rays(cameras, pixels)
-            depth = self.depths.to(rays).view(1, 1, 1, -1)
+            depth = log_depths.exp()[:, :, None]
             coordinates, inside = project_into_sources(cameras, rays, depth, sources)
             inside = inside & valid_BVS[..., None, None]
             samples = sample_sources(gather_frames(maps, index_BVS), coordinates)
             rows = cameras.height // self.patch
             evidence, opinion = self._agreement(samples, inside, rows)
-        return self.read(evidence.to(_dtype_of(self.read))), opinion
+            tried = bounds[:, :, None].expand(*evidence.shape[:3], 2).to(evidence)
+            evidence = torch.cat([evidence, tried], -1)
+        return self.read(evidence.to(_dtype_of(self.read))), log_depths, opinion
 
     def _agreement(
         self, samples_BVSCTJ: Tensor, inside_BVSTJ: Tensor, rows: int
@@ -131,6 +143,34 @@ class PlaneSweep(nn.Module):
         doubt = colour * colour_variance + feature * grouped.sum(2, keepdim=True)
         doubt = torch.where(count > 1.5, doubt, alone * (2 - count)).squeeze(2)
         return evidence, -_smoothed(doubt, rows)
+
+
+def shared_range(
+    cameras: Cameras, sources: Cameras, valid_BVS: Tensor, near: float, far: float
+) -> Tensor:
+    """Nearest and farthest depth [B, V, 2] at which a view shows what most of its sources see.
+
+    cameras [B, V], sources [B, V, S]. A point is shared if three quarters of the sources see it.
+    Among 64 depths from near to far and an 8 x 8 grid of rays, those count at which at least half
+    as many rays are shared as at the best. Both ends are then moved out by one step, and the
+    gauge's unit, a typical depth, always lies between. A view that shares nothing gets (near, far).
+    """
+    stride = max(cameras.height, cameras.width) // _RANGE_RAYS
+    pixels = pixel_grid(cameras.height, cameras.width, stride, valid_BVS.device)
+    steps = torch.arange(_RANGE_DEPTHS, device=valid_BVS.device) / (_RANGE_DEPTHS - 1)
+    tried = near * (far / near) ** steps
+    rays = point_rays(cameras, pixels)
+    _, inside = project_into_sources(cameras, rays, tried.to(rays).view(1, 1, 1, -1), sources)
+    seen = (inside & valid_BVS[..., None, None]).sum(2) >= 0.75 * valid_BVS.sum(2)[..., None, None]
+    shared = seen.to(rays.dtype).mean(2)
+    counts = (shared >= shared.amax(-1, keepdim=True) / 2) & (shared > 0)
+    counts = counts | ~counts.any(-1, keepdim=True)
+    places = torch.arange(_RANGE_DEPTHS, device=counts.device)
+    first = torch.where(counts, places, _RANGE_DEPTHS).amin(-1)
+    last = torch.where(counts, places, -1).amax(-1)
+    ends = torch.stack([first - 1, last + 1], -1).clamp(0, _RANGE_DEPTHS - 1)
+    first, last = tried.to(rays)[ends].unbind(-1)
+    return torch.stack([first.clamp_max(1 / _AROUND_UNIT), last.clamp_min(_AROUND_UNIT)], -1)
 
 
 def _smoothed(doubt_BVTJ: Tensor, rows: int) -> Tensor:

@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
+from everview.datasets.cameras import Cameras
 from everview.models.config import BankConfig
 from everview.models.heads import Refinement, TokenHead
-from everview.models.sweep import MatchingFeatures, PlaneSweep
+from everview.models.sweep import MatchingFeatures, PlaneSweep, shared_range
 from everview.models.warping import (
     gather_frames,
     pixel_grid,
@@ -93,21 +94,70 @@ def test_the_sweep_varies_least_at_the_true_depth() -> None:
     seen = plane_views(above_plane())
     sources, index = sources_of(cameras)
     rays = point_rays(cameras[:, :1], pixel_grid(64, 64, 8, torch.device("cpu")))
-    depths = sweep.depths.view(1, 1, 1, -1)
-    coordinates, inside = project_into_sources(cameras[:, :1], rays, depths, sources)
+    depths = 4.0**sweep.steps
+    coordinates, inside = project_into_sources(
+        cameras[:, :1], rays, depths.view(1, 1, 1, -1), sources
+    )
     maps = torch.cat([torch.ones(1, 5, 1, 64, 64), seen.images], 2)
     samples = sample_sources(gather_frames(maps, index), coordinates)
     evidence, opinion = sweep._agreement(samples, inside, rows=8)
     variance = evidence.unflatten(-1, (33, 6))[..., 1]
     variance = torch.where(inside.all(2), variance, torch.inf)
     judged = inside.all(2).sum(-1) > 20  # patches that all sources see over most of the range
-    best = sweep.depths[variance.argmin(-1)]
+    best = depths[variance.argmin(-1)]
     truth = seen.depth[:, :1].unfold(2, 8, 8).unfold(3, 8, 8).mean((-1, -2)).flatten(2)
     error = 32 * (best / truth).log().abs()[judged] / math.log(4)  # in steps of the sweep
     assert judged.sum() > 30
     assert (error < 1.01).float().mean() > 0.95
-    likely = (opinion.detach().softmax(-1) * sweep.depths.log()).sum(-1).exp()
+    likely = (opinion.detach().softmax(-1) * depths.log()).sum(-1).exp()
     assert float((likely / truth).log().abs()[judged].median()) < 0.15
+
+
+def around_an_object(views: int, distance: float = 1.0) -> Cameras:
+    """Cameras [1, views] on a level circle, 50 degrees wide, all looking at its middle."""
+    turn = torch.arange(views) * (2 * math.pi / views)
+    back = torch.stack([turn.cos(), turn.sin(), torch.zeros(views)], -1)
+    down = torch.tensor([0.0, 0.0, -1.0]).expand(views, 3)
+    pose = torch.eye(4).repeat(1, views, 1, 1)
+    pose[0, :, :3, 0] = torch.linalg.cross(down, -back)
+    pose[0, :, :3, 1], pose[0, :, :3, 2] = down, -back
+    pose[0, :, :3, 3] = distance * back
+    focal = 32 / math.tan(math.radians(25))
+    return Cameras(64, 64, torch.tensor([focal, focal, 32, 32]).expand(1, views, 4), pose)
+
+
+def test_around_an_object_only_depths_near_it_are_tried() -> None:
+    cameras = around_an_object(9)
+    valid = torch.ones(1, 1, 4, dtype=torch.bool)
+    sources = cameras[:, None, torch.tensor([1, 2, 7, 8])]
+    bounds = shared_range(cameras[:, :1], sources, valid, 0.2, 16.0)
+    near, far = bounds[0, 0].tolist()
+    radius = math.sin(math.radians(25))  # of the ball that all of them see
+    assert 0.2 < near < 1 - radius / 2
+    assert 1 + radius / 2 < far < 3
+
+
+def test_depths_that_most_sources_share_are_all_tried_along_a_walk() -> None:
+    cameras = around_an_object(1)
+    steps = torch.eye(4).repeat(1, 5, 1, 1)
+    steps[0, :, 1, 3] = 0.05 * torch.arange(5)  # sideways
+    walk = Cameras(64, 64, cameras.intrinsics.expand(1, 5, 4), steps @ cameras.c2w_cv)
+    valid = torch.ones(1, 1, 4, dtype=torch.bool)
+    near, far = shared_range(walk[:, :1], walk[:, None, 1:], valid, 0.2, 16.0)[0, 0].tolist()
+    assert near < 0.35
+    assert far == pytest.approx(16.0)
+
+
+def test_a_view_that_shares_nothing_tries_the_full_range() -> None:
+    cameras = around_an_object(4)
+    valid = torch.zeros(1, 1, 3, dtype=torch.bool)
+    outward = cameras.c2w_cv.clone()
+    outward[..., :3, 0:3:2] *= -1
+    away = Cameras(64, 64, cameras.intrinsics, outward)
+    for sources, used in ((cameras, valid), (away, ~valid)):
+        chosen = sources[:, None, torch.tensor([0, 1, 3])]
+        bounds = shared_range(cameras[:, 2:3], chosen, used, 0.2, 16.0)
+        torch.testing.assert_close(bounds, torch.tensor([[[0.2, 16.0]]]))
 
 
 def test_a_depth_that_one_source_sees_is_doubted_more_than_one_that_two_agree_on() -> None:
