@@ -192,7 +192,7 @@ class DataConfig:
     """schedules and their shares"""
     augmentation: Augmentation = Augmentation()
     """changes made to scenes"""
-    memory_share: float = 0.3
+    memory_share: Ramp = constant(0.3)
     """share of targets that are asked of the memory alone, without the frame bank"""
 
     def __post_init__(self) -> None:

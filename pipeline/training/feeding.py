@@ -43,6 +43,7 @@ class Draw:
     chunks: int
     schedule: Schedule
     scan_share: float
+    memory_share: float
 
     @property
     def chunk_views(self) -> tuple[int, ...]:
@@ -103,7 +104,7 @@ class Feeder:
             ),
             chunk_views=draw.chunk_views,
             gauge=shake_gauge(chance, augmentation, gauge),
-            bank_mask=~chance.event(self.config.memory_share, shape.scenes, shape.targets),
+            bank_mask=~chance.event(draw.memory_share, shape.scenes, shape.targets),
         )
 
     def _slots(self, draw: Draw, chance: Chance) -> Tensor:
@@ -120,7 +121,7 @@ class Feeder:
 def possible_draws(config: DataConfig) -> list[Draw]:
     """Every combination of shape, chunk count and schedule that a run may meet."""
     return [
-        Draw(shape, chunks, SCHEDULES[name], 0.0)
+        Draw(shape, chunks, SCHEDULES[name], 0.0, config.memory_share.value(0.0))
         for shape in config.shapes
         for chunks in shape.chunks
         for name, _ in config.schedules
@@ -133,7 +134,8 @@ def draw_step(random: np.random.Generator, config: DataConfig, progress: float) 
     shape = shapes[_choose(random, [shape.share for shape in shapes])]
     chunks = shape.chunks[int(random.integers(len(shape.chunks)))]
     name = config.schedules[_choose(random, [share for _, share in config.schedules])][0]
-    return Draw(shape, chunks, SCHEDULES[name], config.scan_share.value(progress))
+    scans, memory = config.scan_share.value(progress), config.memory_share.value(progress)
+    return Draw(shape, chunks, SCHEDULES[name], scans, memory)
 
 
 def _choose(random: np.random.Generator, shares: list[float]) -> int:

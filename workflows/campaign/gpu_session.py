@@ -50,7 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, default=Path("/tmp/everview-run"))
     parser.add_argument("--recipe", default="first_light")
     parser.add_argument("--recipes", default="ablation_base", help="names, separated by commas")
-    parser.add_argument("--seconds", type=float, default=60.0, help="budget of each training run")
+    parser.add_argument(
+        "--seconds", type=float, default=None, help="budget of each run, instead of the recipe's"
+    )
     parser.add_argument("--attempt-s", type=float, default=None, help="stop this command after")
     parser.add_argument(
         "--until", type=float, default=None, help="main: be done by then, in seconds since 1970"
@@ -70,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = find_recipe(name)()
         return replace(
             config,
-            budget=Budget(seconds=given.seconds),
+            budget=Budget(seconds=given.seconds) if given.seconds else config.budget,
             data=replace(config.data, scans=given.scans or config.data.scans),
             start_from=given.start_from or config.start_from,
             compile=config.compile and not given.no_compile,

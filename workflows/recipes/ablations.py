@@ -1,6 +1,7 @@
 """Paired ablations of `first_light`: one change each, everything else and every seed the same.
 
-They run cooled and short; the baseline of every comparison is `ablation_base`.
+They run cooled, for equally many steps; the baseline of every comparison is `ablation_base`, and
+`other_seed` says how much of a difference is chance.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from everview.models.steps import ConstantStep
-from everview.pipeline.training.config import EpisodeShape, TrainConfig
+from everview.pipeline.training.config import Augmentation, EpisodeShape, TrainConfig
 from everview.pipeline.training.learning_rate import Budget, RateSchedule, constant
 from everview.workflows.recipes.published import first_light
 
@@ -21,11 +22,46 @@ def ablation_base() -> TrainConfig:
     return replace(
         base,
         name="ablation_base",
-        budget=Budget(seconds=120),
+        budget=Budget(steps=1500),
         rate=RateSchedule(warm_up_steps=150),
-        data=replace(base.data, shapes=(EpisodeShape(16, 8, 8, (1, 2, 4, 8)),)),
+        loss=replace(base.loss, perceptual=constant(0.0)),
         evaluation=replace(base.evaluation, scenes=16, every_s=1e9),
+        commit_every_s=1e9,
     )
+
+
+def other_seed() -> TrainConfig:
+    """The base with other weights, scenes and episodes: what differs by chance."""
+    return replace(ablation_base(), name="other_seed", seed=1)
+
+
+def memory_share_constant() -> TrainConfig:
+    """A third of the targets asked of the memory alone, throughout."""
+    base = ablation_base()
+    return replace(
+        base,
+        name="memory_share_constant",
+        data=replace(base.data, memory_share=constant(0.3)),
+    )
+
+
+def strong_augmentation() -> TrainConfig:
+    """The gauge turned by any angle and scaled by up to two, in every episode."""
+    base = ablation_base()
+    data = replace(base.data, augmentation=Augmentation())
+    return replace(base, name="strong_augmentation", data=data)
+
+
+def long_warm_up() -> TrainConfig:
+    """A warm-up over half the run."""
+    base = ablation_base()
+    return replace(base, name="long_warm_up", rate=replace(base.rate, warm_up_steps=750))
+
+
+def short_cooldown() -> TrainConfig:
+    """The rate falls over the last tenth alone."""
+    base = ablation_base()
+    return replace(base, name="short_cooldown", rate=replace(base.rate, cooldown=0.1))
 
 
 def _model(name: str, **changes: Any) -> TrainConfig:
@@ -100,6 +136,11 @@ def no_height_fields() -> TrainConfig:
 
 ABLATIONS: tuple[Callable[[], TrainConfig], ...] = (
     ablation_base,
+    other_seed,
+    memory_share_constant,
+    strong_augmentation,
+    long_warm_up,
+    short_cooldown,
     writes_all_three,
     step_one,
     bank_off,
