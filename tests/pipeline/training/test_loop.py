@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -148,6 +149,23 @@ def test_a_budget_in_seconds_always_finishes_its_cooldown(tmp_path):
     assert result.weights is not None
     rates = [line["rate"] for line in Curve.read(tmp_path / CURVE) if "rate" in line]
     assert rates[-1] == 0.0
+
+
+def test_a_run_ends_at_a_given_time_with_its_cooldown_done(tmp_path):
+    """The time counts from the first step on, and also for a run that began with another budget."""
+    stopped = train(replace(CONFIG, budget=Budget(steps=1000)), tmp_path, attempt_s=0.3)
+    assert stopped.weights is None
+    until = time.time() + 3
+    result = train(CONFIG, tmp_path, until=until)
+    assert result.weights is not None
+    assert result.metrics["step"] > stopped.metrics["step"]
+    assert time.time() >= until
+    rates = [line["rate"] for line in Curve.read(tmp_path / CURVE) if "rate" in line]
+    assert rates[-1] == 0.0
+
+
+def test_a_deadline_that_has_passed_still_leaves_weights(tmp_path):
+    assert train(CONFIG, tmp_path, until=time.time() - 60).weights is not None
 
 
 def test_weights_load_and_carry_their_card(tmp_path):

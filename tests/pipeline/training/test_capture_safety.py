@@ -1,0 +1,97 @@
+"""A training step can be recorded as a CUDA graph: it never waits for the device, nor copies from
+the host. Told without a GPU, on tensors that have shapes and devices but no values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from dataclasses import replace
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from everview.models import config as models
+from everview.models.scene_model import SceneModel
+from everview.models.schedule import CHUNK_CAUSAL, SCHEDULES
+from everview.pipeline.training.config import LossConfig, OptimiserConfig
+from everview.pipeline.training.losses import episode_loss
+from everview.pipeline.training.optimisers import Optimiser
+from everview.pipeline.training.step import training_step
+from tests.pipeline.training.flat_episode import plane_episode
+
+CONFIG = replace(models.tiny(), stack="WTF")
+CASES = {
+    **{name: (CONFIG, schedule) for name, schedule in SCHEDULES.items()},
+    "writes all": (replace(CONFIG, memory_writes=("w0", "w1", "w2")), CHUNK_CAUSAL),
+    "no bank": (replace(CONFIG, bank=None), CHUNK_CAUSAL),
+}
+WEIGHTS = LossConfig().at(1.0)
+
+
+class Crossings(TorchDispatchMode):
+    """Notes every operation between the host's memory and `device`'s, with its place."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        leaves = tree_leaves((args, kwargs or {}, result))
+        devices = {leaf.device.type for leaf in leaves if isinstance(leaf, torch.Tensor)}
+        if {"cpu", self.device} <= devices:
+            frames = [f for f in traceback.extract_stack() if "/torch/" not in f.filename]
+            place = next(f for f in reversed(frames) if f.filename != __file__ or "test_" in f.name)
+            self.found.append(f"{func} at {place.filename}:{place.lineno}")
+        return result
+
+
+def scalars(device):
+    """What a captured step gives: weights and factor on the device."""
+    return {name: torch.zeros((), device=device) for name in WEIGHTS}, torch.ones((), device=device)
+
+
+@pytest.mark.parametrize(("config", "schedule"), CASES.values(), ids=CASES)
+def test_forward_loss_and_update_stay_on_a_gpu(config, schedule):
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            model = SceneModel(config).train()
+        optimiser = Optimiser(model, OptimiserConfig())
+        episode = plane_episode(0, 2, "cuda")
+        weights, factor = scalars("cuda")
+        with Crossings("cuda") as crossings:
+            _, outputs = model.forward(episode, schedule)
+            episode_loss(outputs, episode, weights)
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            optimiser.step(factor)
+    assert crossings.found == []
+
+
+@pytest.mark.parametrize(("config", "schedule"), CASES.values(), ids=CASES)
+def test_the_whole_step_needs_no_values(config, schedule, monkeypatch):
+    """The backward pass too, which tensors of a GPU that isn't there can't do."""
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
+    model = SceneModel(config).to("meta").train()
+    optimiser = Optimiser(model, OptimiserConfig())
+    episode = plane_episode(0, 2, "meta")
+    weights, factor = scalars("meta")
+    with Crossings("meta") as crossings:
+        training_step(model, optimiser, episode, schedule, weights, factor)
+    assert crossings.found == []
+
+
+def test_a_wait_and_a_copy_would_be_noticed():
+    with FakeTensorMode(), Crossings("cuda") as crossings:
+        there = torch.ones(2, device="cuda")
+        with pytest.raises(DataDependentOutputException):
+            bool(there.sum() > 1)
+        torch.tensor([1.0, 2.0], device="cuda")
+        there.cpu()
+    assert len(crossings.found) == 2
+    assert all(__file__ in place for place in crossings.found)
