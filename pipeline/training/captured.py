@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -30,6 +30,8 @@ from everview.models.state import map_tensors, named_tensors
 from everview.pipeline.training.losses import LossWeights
 from everview.pipeline.training.step import StepResult
 
+LINKS = 4
+"""Errors of a chain that are told."""
 EAGER_USES = 2
 """Steps of a form before it is recorded: the first compiles, the second finds all as it will be."""
 
@@ -65,8 +67,9 @@ class Form:
 
     def fill(self, episode: Episode, weights: LossWeights, rate_factor: float | Tensor) -> None:
         """Copy a step's inputs in. Numbers travel as arguments of kernels: the host never waits."""
-        ours = [tensor for _, tensor in named_tensors(self.episode)]
-        torch._foreach_copy_(ours, [tensor for _, tensor in named_tensors(episode)])
+        pairs = zip(named_tensors(self.episode), named_tensors(episode), strict=True)
+        for (_, ours), (_, theirs) in pairs:
+            ours.copy_(theirs)
         for name, weight in self.weights.items():
             weight.fill_(weights[name])
         self.rate_factor.fill_(rate_factor)
@@ -238,10 +241,13 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 def _described(error: BaseException) -> str:
-    """The first error of a chain in one line: ending a spoilt capture raises another on top."""
-    while error.__context__ is not None:
-        error = error.__context__
-    frames: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "/torch/" not in frame.filename]
-    place = f" at {ours[-1].filename}:{ours[-1].lineno}" if ours else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}{place}"
+    """A chain of errors in one line: ending a spoilt capture raises another on top of the cause."""
+    chain: list[str] = []
+    link: BaseException | None = error
+    while link is not None and len(chain) < LINKS:
+        frames = traceback.extract_tb(link.__traceback__)
+        ours = [frame for frame in frames if "/torch/" not in frame.filename]
+        place = f" at {ours[-1].filename}:{ours[-1].lineno}" if ours else ""
+        chain.append(f"{type(link).__name__}: {' '.join(str(link).split())[:300]}{place}")
+        link = link.__context__
+    return ", after ".join(chain)
