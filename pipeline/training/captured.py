@@ -186,7 +186,7 @@ class CapturedStep:
         for parameter in self._parameters:
             parameter.grad = None
         with (
-            no_garbage_collection(),
+            undisturbed(),
             torch.cuda.graph(graph, self._pool, self._stream, "thread_local"),
         ):
             form.record(self.step(form.episode, schedule, form.weights, form.rate_factor))
@@ -223,7 +223,7 @@ def _twin(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def no_garbage_collection() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Collect now, and not within: a graph or an event destroyed during a capture spoils it.
 
     The current stream is put back too, which a capture that fails doesn't do.
