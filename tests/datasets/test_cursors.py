@@ -29,11 +29,11 @@ def images(root):
 
 
 def mp4(root):
-    return write_video(root / "v.mp4", count=20)
+    return write_video(root / "v.mp4", count=11)
 
 
 def mpegts(root):
-    return write_video(root / "v.ts", count=20)
+    return write_video(root / "v.ts", count=11)
 
 
 def posed_video(root):
