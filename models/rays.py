@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from everview.datasets.cameras import Cameras
+from everview.models.warping import pixel_grid, point_rays
 
 _SHORTEST_PERIOD_S, _LONGEST_PERIOD_S = 0.1, 3 * 3600.0
 
@@ -66,6 +68,24 @@ class TimeCode(nn.Module):
         return torch.where(known[..., None], code, self.unknown.to(code.dtype))
 
 
+def foot_code(cameras: Cameras, patch: int) -> Tensor:
+    """Where each patch's central ray passes the place that a capture most likely looks at: sines
+    and cosines of the ray's nearest point to one unit before the gauge's camera, [B, V, T, 36].
+
+    Rays of different cameras that meet near there get codes alike, which their Pluecker
+    coordinates don't give away linearly.
+    """
+    with torch.autocast(cameras.c2w_cv.device.type, enabled=False):
+        pixels = pixel_grid(cameras.height, cameras.width, patch, cameras.c2w_cv.device)
+        directions = functional.normalize(point_rays(cameras, pixels), dim=-1)
+        offset = cameras.centres - torch.eye(3, device=pixels.device)[2]
+        offset = offset[:, :, None].to(directions)
+        foot = offset - (offset * directions).sum(-1, keepdim=True) * directions
+        rates = torch.pi * 2.0 ** torch.arange(-2, 4, device=pixels.device)
+        phase = (foot[..., None] * rates.to(foot)).flatten(-2)
+        return torch.cat([phase.sin(), phase.cos()], -1)
+
+
 class TokenEmbedding(nn.Module):
     """Tokens of views: colour and rays through linears and norms of their own, summed.
 
@@ -81,13 +101,17 @@ class TokenEmbedding(nn.Module):
         self.no_colour = nn.Parameter(torch.zeros(dim))
         self.ray = nn.Linear(9 * patch**2, dim, bias=False)
         self.ray_norm = nn.LayerNorm(dim, bias=False)
+        self.foot = nn.Linear(36, dim, bias=False)
+        self.foot_norm = nn.LayerNorm(dim, bias=False)
         self.time = TimeCode(periods, dim)
 
     def forward(self, cameras: Cameras, images: Tensor | None, time_s: Tensor) -> Tensor:
         """cameras [B, V] in the gauge, images [B, V, 3, H, W] in [0, 1] or None, time_s [B, V]
         since the stream's origin: tokens [B, V, T, C]."""
         rays = patchify(pluecker(cameras).to(self.ray.weight.dtype), self.patch)
-        tokens = self.ray_norm(self.ray(rays)) + self.time(time_s)[:, :, None]
+        foot = foot_code(cameras, self.patch).to(rays.dtype)
+        tokens = self.ray_norm(self.ray(rays)) + self.foot_norm(self.foot(foot))
+        tokens = tokens + self.time(time_s)[:, :, None]
         if images is None:
             return tokens + self.no_colour.to(tokens.dtype)
         pixels = patchify(images.to(self.colour.weight.dtype) * 2 - 1, self.patch)
