@@ -98,10 +98,10 @@ class Refinement(nn.Module):
     """Copies texture: source pixels warped by the predicted depth, and a network that mixes them.
 
     Around each pixel's predicted depth, colours are taken from every source at a few offsets, in
-    steps of the sweep. A small convolutional network sees how they differ from the direct prediction and
-    returns mixing weights over all of them and the direct colour, a residual, and the expected
-    error. Candidates start out the likelier the better the sources agree on them. The weights on
-    the offsets also sharpen the depth.
+    steps of the sweep. A small convolutional network sees how they differ from the direct
+    prediction and returns mixing weights over all of them and the direct colour, a residual, and
+    the expected error. Candidates start out the likelier the better the sources agree on them. The
+    weights on the offsets also sharpen the depth.
     """
 
     offsets: Tensor

@@ -230,12 +230,9 @@ class SceneModel(nn.Module):
         if set(heads) & {"rgb", "depth", "confidence"}:
             outs = self._answer(cameras, images, time_s, view, bank)
         if "memory_rgb" in heads:
-            alone = bank and view.bank is not None
-            pure = (
-                self._answer(cameras, images, time_s, view, False)
-                if alone or outs.rgb is None
-                else outs
-            )
+            pure = outs
+            if outs.rgb is None or (bank and view.bank is not None):
+                pure = self._answer(cameras, images, time_s, view, False)
             outs = replace(outs, memory_rgb=pure.rgb)
         return self._select(outs, heads, view.gauge)
 

@@ -18,12 +18,21 @@ class Arguments(CommonFlags, EvaluationConfig):
     warp), all by the same rules. A scene that fails is named and the others go on (exit code 1).
     """
 
+    workers: int = 1
+    """processes of this machine that share the scenes of a protocol; the numbers are the same"""
+
 
 def run(arguments: Arguments) -> Outcome:
     from everview.pipeline.evaluation.run import evaluate
 
     config = part_of(arguments, EvaluationConfig)
     with showing_progress(arguments.quiet) as progress:
-        done = evaluate(config, arguments.out, arguments.fresh, progress=progress)
+        done = evaluate(
+            config,
+            arguments.out,
+            arguments.fresh,
+            progress=progress,
+            workers=arguments.workers,
+        )
     result = {"metrics": done.metrics, "failed": done.failed}
     return Outcome(result, done.table, run=done.run, exit_code=done.exit_code)

@@ -22,8 +22,8 @@ def ablation_base() -> TrainConfig:
     return replace(
         base,
         name="ablation_base",
-        budget=Budget(steps=1500),
-        rate=RateSchedule(warm_up_steps=150),
+        budget=Budget(steps=1000),
+        rate=RateSchedule(warm_up_steps=100),
         loss=replace(base.loss, perceptual=constant(0.0)),
         evaluation=replace(base.evaluation, scenes=16, every_s=1e9),
         commit_every_s=1e9,
@@ -55,7 +55,7 @@ def strong_augmentation() -> TrainConfig:
 def long_warm_up() -> TrainConfig:
     """A warm-up over half the run."""
     base = ablation_base()
-    return replace(base, name="long_warm_up", rate=replace(base.rate, warm_up_steps=750))
+    return replace(base, name="long_warm_up", rate=replace(base.rate, warm_up_steps=500))
 
 
 def short_cooldown() -> TrainConfig:

@@ -15,7 +15,6 @@ from everview.pipeline.training.config import (
 )
 from everview.pipeline.training.learning_rate import Budget, Ramp, RateSchedule, constant
 
-
 # A stream's gauge has its first chunk's axes and nearly its typical depth; turning and scaling it
 # further cost the memory alone 1.5 dB after 200 steps (15.2 without, 14.7 with a scale of two
 # either way, 13.7 with turns, tilt and offsets too; mean colour 13.3).
@@ -79,7 +78,8 @@ def first_light() -> TrainConfig:
         loss=LossConfig(
             charbonnier=Ramp(0.0, 0.1, 0.5, 0.6), perceptual=Ramp(0.0, 0.05, 0.65, 0.7)
         ),
-        commit_every_s=60,
+        evaluation=EvaluationConfig(scenes=8, every_s=420),
+        commit_every_s=100,
     )
 
 
