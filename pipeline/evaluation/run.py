@@ -7,34 +7,32 @@ so the same command again judges only what is left.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from everview.datasets.errors import DataError
 from everview.kernels.backend import backends_in_use
 from everview.models.scene_model import SceneModel
-from everview.pipeline.errors import UsageError, exit_code_of
+from everview.pipeline.errors import UsageError
 from everview.pipeline.evaluation.config import EvaluationConfig
-from everview.pipeline.evaluation.lpips_alex import LpipsAlex, open_lpips
-from everview.pipeline.evaluation.pictures import write_pictures
-from everview.pipeline.evaluation.protocols import (
-    PROTOCOLS,
-    Split,
-    every_eighth,
-    spread_inputs,
+from everview.pipeline.evaluation.judging import (
+    Failure,
+    Job,
+    Judge,
+    is_judged,
+    judge_scene,
+    try_scene,
 )
-from everview.pipeline.evaluation.scene_frames import SceneFrames, load_scene, open_posed
-from everview.pipeline.evaluation.scene_scores import SceneScores, score_scene
-from everview.pipeline.evaluation.summary import (
-    combine,
-    combine_gaps,
-    frame_rows,
-    summarise_scene,
-)
+from everview.pipeline.evaluation.lpips_alex import open_lpips
+from everview.pipeline.evaluation.protocols import PROTOCOLS
+from everview.pipeline.evaluation.scene_frames import open_posed
+from everview.pipeline.evaluation.summary import combine, combine_gaps
 from everview.pipeline.evaluation.table import as_text, gap_table, scene_table, score_table
+from everview.pipeline.evaluation.workers import Task, judge_in_parallel
 from everview.pipeline.report import write_report
 from everview.pipeline.runs import (
     RunDirectory,
@@ -42,7 +40,6 @@ from everview.pipeline.runs import (
     describe_device,
     peak_rss_mib,
     write_frames,
-    write_json,
 )
 from everview.pipeline.runs.metrics import read_json_object
 from everview.pipeline.streaming.progress import Progress, Silent
@@ -69,41 +66,6 @@ class EvaluationResult:
         return 1 if self.failed else 0
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One scene to judge. key: its file name in the run directory."""
-
-    source: str
-    name: str
-    key: str
-
-
-@dataclass(frozen=True, eq=False)
-class _Judge:
-    """What all scenes share."""
-
-    config: EvaluationConfig
-    model: SceneModel
-    lpips: LpipsAlex | None
-    chunk_counts: tuple[int, ...]
-    pictures: int
-
-    def load(self, job: _Job) -> SceneFrames:
-        return load_scene(job.source, job.name, self.config.size)
-
-    def split(self, scene: SceneFrames) -> Split:
-        """Which frames go in and which are judged. UsageError if that leaves none of either."""
-        try:
-            if self.config.inputs is not None:
-                return spread_inputs(len(scene.frames), self.config.inputs)
-            return every_eighth(len(scene.frames))
-        except ValueError as error:
-            raise UsageError(f"{scene.info.source}: {error}") from None
-
-    def score(self, scene: SceneFrames) -> SceneScores:
-        return score_scene(self.model, scene, self.split(scene), self.lpips, self.chunk_counts)
-
-
 def evaluate(
     config: EvaluationConfig,
     out: Path | None = None,
@@ -111,13 +73,21 @@ def evaluate(
     command: list[str] | None = None,
     progress: Progress | None = None,
     model: SceneModel | None = None,
+    workers: int = 1,
 ) -> EvaluationResult:
     """Judge a model on held-out views.
 
     out: run directory (default under runs/). model: instead of loading `config.weights`.
+    workers: processes that share the scenes and the threads; each loads `config.weights`. The
+    numbers are those of one process with as many threads as a worker has: other numbers of threads
+    change the rounding, which is 1e-9 of a depth and nothing in a picture.
     Raises what `pipeline.errors` and DataError say; with several scenes only if all of them fail.
     """
     progress = progress or Silent()
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: at least 1")
+    if workers > 1 and model is not None:
+        raise UsageError("workers load their weights themselves: name them instead of a model")
     jobs = _jobs(config)
     subject = Path(config.capture).name if config.capture else str(config.protocol)
     out = out or default_run_path("evaluate", subject or "capture", config)
@@ -134,15 +104,12 @@ def evaluate(
             weights={"name": config.weights, "fingerprint": model.fingerprint},
             backends=backends_in_use(),
             lpips={"backbone": lpips.source if lpips else None},
+            workers=workers,
         )
-        judge = _Judge(config, model, lpips, _chunk_counts(config),
-                       config.pictures if config.capture else _PICTURES_PER_SCENE)  # fmt: skip
-        failed: dict[str, str] = {}
-        for number, job in enumerate(jobs):
-            progress.step("scenes", number, len(jobs))
-            with run.timed("judge"):
-                _judge_scene(judge, run, job, failed, is_only=len(jobs) == 1)
-        progress.step("scenes", len(jobs), len(jobs))
+        judge = Judge(config, model, lpips, _chunk_counts(config),
+                      config.pictures if config.capture else _PICTURES_PER_SCENE)  # fmt: skip
+        with run.timed("judge"):
+            failed = _judge_all(judge, run, jobs, workers, progress)
         result = _conclude(config, run, jobs, failed, lpips_note)
         with run.timed("report"):
             write_report(run.path)
@@ -150,12 +117,51 @@ def evaluate(
     return result
 
 
-def _jobs(config: EvaluationConfig) -> list[_Job]:
+def _jobs(config: EvaluationConfig) -> list[Job]:
     if config.capture is not None:
         name = Path(config.capture.split("?")[0]).name or config.capture
-        return [_Job(config.capture, name, "capture")]
+        return [Job(config.capture, name, "capture")]
     protocol = PROTOCOLS[str(config.protocol)](config.scenes, config.size)
-    return [_Job(scene.url, scene.name, scene.name) for scene in protocol.scenes]
+    return [Job(scene.url, scene.name, scene.name) for scene in protocol.scenes]
+
+
+def _judge_all(
+    judge: Judge, run: RunDirectory, jobs: Sequence[Job], workers: int, progress: Progress
+) -> dict[str, str]:
+    """Judge what no earlier attempt has; why scenes failed, by their names.
+
+    The only scene of a run may raise what it likes.
+    """
+    failures: dict[str, str] = {}
+    left = [job for job in jobs if not is_judged(run.path, job, judge.model.fingerprint)]
+    num_done = len(jobs) - len(left)
+    progress.step("scenes", num_done, len(jobs))
+
+    def note(job: Job, failure: Failure | None) -> None:
+        nonlocal num_done
+        num_done += 1
+        if failure is not None:
+            failures[job.name] = failure.reason
+            if failure.trace is not None:
+                log.warning("%s failed\n%s", job.name, failure.trace)
+            log.warning("%s (exit code %d alone)", failure.reason, failure.exit_code)
+        progress.step("scenes", num_done, len(jobs))
+
+    workers = min(workers, len(left))
+    if workers > 1:
+        lpips = judge.lpips.source if judge.lpips else None
+        threads = max(1, torch.get_num_threads() // workers)
+        task = Task(judge.config, run.path, lpips, judge.chunk_counts, judge.pictures, threads)
+        judge_in_parallel(task, left, workers, note)
+    elif len(jobs) == 1:
+        for job in left:
+            judge_scene(judge, run.path, job, is_only=True)
+            note(job, None)
+    else:
+        for job in left:
+            note(job, try_scene(judge, run.path, job))
+    # in the order of the scenes, however they ended
+    return {job.name: failures[job.name] for job in jobs if job.name in failures}
 
 
 def _chunk_counts(config: EvaluationConfig) -> tuple[int, ...]:
@@ -164,50 +170,22 @@ def _chunk_counts(config: EvaluationConfig) -> tuple[int, ...]:
     return PROTOCOLS[config.protocol](config.scenes, config.size).chunk_counts
 
 
-def _judge_scene(
-    judge: _Judge, run: RunDirectory, job: _Job, failed: dict[str, str], is_only: bool
-) -> None:
-    """Judge one scene and keep what it gave, unless an earlier attempt already has."""
-    kept = run.path / "scenes" / f"{job.key}.json"
-    if (read_json_object(kept) or {}).get("weights") == judge.model.fingerprint:
-        return
-    begin = time.monotonic()
-    try:
-        scene = judge.load(job)
-        scores = judge.score(scene)
-        write_pictures(run.path, scores, judge.pictures, "" if is_only else job.key)
-    except Exception as error:
-        # whatever is wrong with one scene, a bug included, the others are still worth judging
-        if is_only:
-            raise
-        if not isinstance(error, DataError):
-            log.warning("%s failed", job.name, exc_info=True)
-        failed[job.name] = f"{job.name}: {' '.join(str(error).split()) or type(error).__name__}"
-        log.warning("%s (exit code %d alone)", failed[job.name], exit_code_of(error))
-        return
-    if is_only:
-        write_json(run.path / "cameras.json", _cameras(scene, scores.split))
-    duration = round(time.monotonic() - begin, 3)
-    judged = {"weights": judge.model.fingerprint, "rows": frame_rows(scores)}
-    write_json(kept, judged | {"summary": summarise_scene(scores) | {"duration_s": duration}})
-
-
 def _conclude(
     config: EvaluationConfig,
     run: RunDirectory,
-    jobs: Sequence[_Job],
+    jobs: Sequence[Job],
     failed: dict[str, str],
     lpips_note: str,
 ) -> EvaluationResult:
     """From the kept scenes to `frames.parquet`, `metrics.json` and the printed table."""
     left = [job for job in jobs if job.name not in failed]
-    kept = [read_json_object(run.path / "scenes" / f"{job.key}.json") for job in left]
+    kept = [read_json_object(job.kept_in(run.path)) for job in left]
     judged = [scene for scene in kept if scene is not None]
     if not judged:
         raise DataError("no scene could be judged: " + "; ".join(failed.values()))
     summaries = [scene["summary"] for scene in judged]
     write_frames(run.path, (row for scene in judged for row in scene["rows"]))
-    values, missing = combine(summaries, lpips_note, peak_rss_mib())
+    values, missing = combine(summaries, lpips_note, peak_rss_mib(with_children=True))
     gaps = combine_gaps(summaries)
     values["scenes"] = [*summaries, *({"name": n, "error": why} for n, why in failed.items())]
     values["protocol"] = {
@@ -252,21 +230,6 @@ def _table(config: EvaluationConfig, metrics: dict[str, Any], gaps: list[dict[st
     if gaps:
         tables.append(gap_table(gaps))
     return as_text(tables)
-
-
-def _cameras(scene: SceneFrames, split: Split) -> dict[str, Any]:
-    """Every judged or observed camera, for the report and for whoever wants to draw them."""
-    roles = dict.fromkeys(split.inputs, "input") | dict.fromkeys(split.targets, "held_out")
-    frames = []
-    for place, role in sorted(roles.items()):
-        camera = scene.frames[place].camera
-        assert camera is not None
-        frames.append(
-            {"id": scene.frames[place].index, "name": scene.frames[place].name, "role": role,
-             "width": camera.width, "height": camera.height, "fx": camera.fx, "fy": camera.fy,
-             "cx": camera.cx, "cy": camera.cy, "c2w_cv": camera.c2w_cv.tolist()}
-        )  # fmt: skip
-    return {"axes": "OpenCV, camera-to-world", "scale": scene.info.scale, "frames": frames}
 
 
 def _mean_known(values: Sequence[float | None]) -> float | None:

@@ -97,8 +97,10 @@ def _processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def peak_rss_mib() -> float:
-    """Largest resident memory of this process so far, MiB."""
+def peak_rss_mib(with_children: bool = False) -> float:
+    """Largest resident memory of this process so far, MiB; or of the largest ended child's."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if with_children:
+        peak = max(peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
     # Linux counts KiB, macOS bytes.
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
