@@ -13,7 +13,9 @@ from everview.pipeline.fusion.depth_views import voxel_size_for
 from everview.pipeline.fusion.scene_geometry import SceneGeometry
 from everview.pipeline.rendering.path_choice import choose_path
 from everview.pipeline.rendering.path_export import export_path
+from everview.pipeline.runs.metrics import DEPTH_KEYS, FLOORS, IMAGE_KEYS
 from everview.pipeline.streaming.config import StreamConfig
+from everview.pipeline.streaming.floors import StreamFloors
 from everview.pipeline.streaming.preparing import prepared, read_again
 from everview.pipeline.streaming.progress import Progress
 from everview.pipeline.streaming.review import HeldOutReview, depth_view, evenly
@@ -49,6 +51,7 @@ def _compare_and_fuse(
     renderer = session.published.renderer
     lpips, lpips_source = open_lpips(download=False)  # a stream asks nothing of the network
     held_out = evenly(session.trajectory.held_out_indices(), config.measured_views)
+    nearest = session.trajectory.nearest_observed(held_out)
     shown = evenly(held_out, config.review_views)
     review = HeldOutReview(
         renderer=renderer,
@@ -56,10 +59,11 @@ def _compare_and_fuse(
         scale=session.world.scale,
         shown=frozenset(shown),
         lpips=lpips,
-        beside=session.trajectory.nearest_observed(shown),
+        beside={index: nearest[index] for index in shown if index in nearest},
     )
+    floors = StreamFloors(session.colour.mean(), nearest, review.scores)
     geometry, fused = _open_geometry(session, capture, config)
-    wanted = set(held_out) | fused | set(review.beside.values())
+    wanted = set(held_out) | fused | set(nearest.values())
     judged = set(held_out)
     for done, frame in enumerate(read_again(capture, wanted), 1):
         ready = prepared(frame, config.size, session.model.config.patch)
@@ -69,13 +73,16 @@ def _compare_and_fuse(
                 geometry.add(view)
         if frame.index in judged:
             review.add(ready)
+            floors.add_held_out(ready)
         else:
             review.add_observed(ready)
+            floors.add_observed(ready)
         progress.step("compare and fuse", done, len(wanted))
     values: dict[str, Any] = {k: v for k, v in review.means().items() if v is not None}
     values["memory_alone"] = review.memory_means()
+    values["floors"] = floors.means()
     details: dict[str, Any] = {"held_out_frames": len(review.rows), "lpips_backbone": lpips_source}
-    missing = _reasons(review, lpips_source, config)
+    missing = _reasons(review, floors, lpips_source, config)
     if review.rows and "depth_abs_rel" in values:
         values["depth_alignment"] = review.alignment
     if geometry is not None:
@@ -120,13 +127,14 @@ def _render_path(
     return {"path": path.name, "path_frames": made.frames, "render_ms_mean": mean_ms}
 
 
-def _reasons(review: HeldOutReview, lpips_source: str, config: StreamConfig) -> dict[str, str]:
-    floors = "floors are measured by `everview evaluate`"
-    reasons = {f"floors.{name}": floors for name in ("mean_colour", "nearest_view", "depth_warp")}
+def _reasons(
+    review: HeldOutReview, floors: StreamFloors, lpips_source: str, config: StreamConfig
+) -> dict[str, str]:
     if not review.rows:
         why = "nothing was held out" if config.hold_out else "hold_out is 0"
-        names = ("psnr", "ssim", "lpips_alex", "laplacian_ratio", "memory_alone")
-        return reasons | dict.fromkeys((*names, "depth_abs_rel", "depth_alignment"), why)
+        drawn = (f"floors.{name}" for name in FLOORS)
+        return dict.fromkeys((*IMAGE_KEYS, *DEPTH_KEYS, "memory_alone", *drawn), why)
+    reasons = floors.missing()
     if review.lpips is None:
         reasons["lpips_alex"] = lpips_source
     if review.means()["depth_abs_rel"] is None:

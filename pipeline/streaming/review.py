@@ -6,7 +6,7 @@ become depth views for fusion. Nothing is collected: memory doesn't grow with th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,9 @@ class HeldOutReview:
         view = next(views)
         assert view.memory_image is not None
         row = {"id": frame.index, "name": frame.name, "role": "held_out", "time_s": frame.time_s}
-        scores = self._scores(view.image, frame) | self._depth_score(view, frame)
+        scores = self.scores(view.image, frame) | self._depth_score(view, frame)
         self.rows.append(row | scores)
-        self.memory_rows.append(self._scores(view.memory_image, frame))
+        self.memory_rows.append(self.scores(view.memory_image, frame))
         if frame.index in self.shown:
             self._show(frame, view)
 
@@ -65,18 +65,19 @@ class HeldOutReview:
 
     def means(self) -> dict[str, float | None]:
         """Mean over the frames of every score."""
-        return {name: _mean(self.rows, name) for name in (*_SCORES, "depth_abs_rel")}
+        return {name: mean_of(self.rows, name) for name in (*_SCORES, "depth_abs_rel")}
 
     def memory_means(self) -> dict[str, float | None]:
         """The same for the pictures of the memory alone."""
-        return {name: _mean(self.memory_rows, name) for name in _SCORES}
+        return {name: mean_of(self.memory_rows, name) for name in _SCORES}
 
     @property
     def alignment(self) -> str:
         """How predicted depth was aligned before it was measured."""
         return alignment_of(self.scale)
 
-    def _scores(self, image: np.ndarray, frame: Frame) -> dict[str, float | None]:
+    def scores(self, image: np.ndarray, frame: Frame) -> dict[str, float | None]:
+        """Scores of a picture [H, W, 3] of 0 to 255 against a frame as resized."""
         pair = (_tensor(image), _tensor(frame.image))
         mask = None if frame.mask is None else torch.from_numpy(frame.mask.copy())[None]
         return score_images(*pair, lpips=self.lpips, mask=mask).rows()[0]
@@ -131,6 +132,7 @@ def _tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
 
 
-def _mean(rows: list[dict[str, Any]], name: str) -> float | None:
+def mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """The mean of a score over the rows that have it; None if none has."""
     values = [row[name] for row in rows if row[name] is not None and np.isfinite(row[name])]
     return float(np.mean(values)) if values else None

@@ -44,6 +44,7 @@ from everview.pipeline.rendering.renderer import (
     time_tensor,
 )
 from everview.pipeline.runs import FrameLog
+from everview.pipeline.streaming.floors import RunningColour
 from everview.pipeline.streaming.frame_tensors import (
     frames_from_tensors,
     frames_to_tensors,
@@ -106,6 +107,7 @@ class Session:
         self.world = world or World()
         self.weights_name = weights_name
         self.trajectory = Trajectory()
+        self.colour = RunningColour()
         self.retention = RetentionProbe()
         self.chunk_sizes: list[int] = []
         self.refused: Counter[str] = Counter()
@@ -142,6 +144,7 @@ class Session:
             return verdict
         self._previous = frame
         self.trajectory.append(frame, is_held_out=False)
+        self.colour.add(frame)
         self._pending.append(_Pending(frame, time.monotonic()))
         if len(self._pending) == self.policies.chunk_frames:
             self._absorb()
@@ -293,6 +296,7 @@ class Session:
             "weights": {"name": self.weights_name, "fingerprint": self.model.fingerprint},
             "state": state_facts,
             "retention": self.retention.curve,
+            "colour": self.colour.to_facts(),
             "refused": dict(self.refused),
             "waiting_rows": self._waiting_rows,
             "last_row": self._last_row,
@@ -313,6 +317,7 @@ class Session:
         self._published = Published(self.model, state, len(self.chunk_sizes))
         self.gauge = state.gauge
         self.trajectory = Trajectory.from_tensors(snapshot.trajectory)
+        self.colour = RunningColour.from_facts(facts.get("colour"))
         self.cursor = facts["cursor"]
         now = time.monotonic()
         pending = frames_from_tensors(under_prefix("pending", snapshot.frames))

@@ -20,6 +20,7 @@ from everview.datasets.opening import open_capture
 from everview.kernels.backend import backends_in_use
 from everview.models.scene_model import SceneModel
 from everview.models.weight_files import weights_hash
+from everview.pipeline.evaluation.table import as_text, score_table
 from everview.pipeline.report import write_report
 from everview.pipeline.runs import RunDirectory, describe_device, peak_rss_mib, write_frames
 from everview.pipeline.runs.frames import FILE_NAME as FRAMES_NAME
@@ -39,11 +40,15 @@ from everview.pipeline.streaming.snapshots import load_snapshot
 
 @dataclass(frozen=True)
 class StreamResult:
-    """run: the directory. metrics: what metrics.json holds. exit_status: 0, or 130 after Ctrl-C."""
+    """run: the directory. metrics: what metrics.json holds. exit_status: 0, or 130 after Ctrl-C.
+
+    table: the held-out frames beside the floors, for people; empty when nothing was held out.
+    """
 
     run: Path
     metrics: Mapping[str, Any]
     exit_status: int
+    table: str
 
 
 def stream_capture(
@@ -82,7 +87,7 @@ def stream_capture(
         if status == 0:
             (run.path / JOURNAL_NAME).unlink(missing_ok=True)
         run.finish(status)
-    return StreamResult(run.path, metrics, status)
+    return StreamResult(run.path, metrics, status, _table(config, metrics))
 
 
 def _open_session(
@@ -212,9 +217,20 @@ def _write_results(
         "state_mib": session.state_mib(),
         "retention_half_life_chunks": half_life,
         "details": details,
-        "scenes": [{"scene": source} | {k: exported.values.get(k) for k in IMAGE_KEYS}],
+        "scenes": [
+            {"scene": source} | {k: exported.values.get(k) for k in (*IMAGE_KEYS, "floors")}
+        ],
     }
     # an earlier attempt may have got as far as writing the comparison's rows
     observed = [row for row in read_frames(run.path) if row["role"] == "input"]
     write_frames(run.path, sorted([*observed, *exported.rows], key=lambda row: row["id"]))
     return run.write_metrics(values, missing)
+
+
+def _table(config: StreamConfig, metrics: Mapping[str, Any]) -> str:
+    count = metrics["details"]["held_out_frames"]
+    if not count:
+        return ""
+    name = Path(config.capture.partition("?")[0]).name
+    title = f"{name}: {count} held-out frames, short side {config.size}, weights {config.weights}"
+    return as_text([score_table(metrics, title)])

@@ -14,6 +14,7 @@ from everview.pipeline.evaluation.floors import view_distances
 
 _NUMBERS = 2 + 4 + 16 + 1 + 1 + 1  # size, intrinsics, pose, time, index, role
 _OBSERVED, _HELD_OUT = 0.0, 1.0
+_AT_A_TIME = 16
 
 
 class Trajectory:
@@ -71,8 +72,10 @@ class Trajectory:
         asked = rows[np.isin(rows[:, 23], list(indices))]
         if not len(observed) or not len(asked):
             return {}
-        poses = [part[:, 6:22].reshape(-1, 4, 4) for part in (asked, observed)]
-        nearest = view_distances(*poses).argmin(axis=1)
+        poses, known = (part[:, 6:22].reshape(-1, 4, 4) for part in (asked, observed))
+        # a few at a time: the distances take 100 bytes for each pair
+        parts = np.split(poses, range(_AT_A_TIME, len(poses), _AT_A_TIME))
+        nearest = np.concatenate([view_distances(part, known).argmin(axis=1) for part in parts])
         return dict(
             zip(asked[:, 23].astype(int).tolist(), observed[nearest, 23].astype(int).tolist(),
                 strict=True)

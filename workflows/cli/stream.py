@@ -32,4 +32,4 @@ def run(arguments: Arguments) -> Outcome:
     out = arguments.out or default_run_path("stream", subject, config)
     with showing_progress(arguments.quiet) as progress:
         done = stream_capture(config, out, fresh=arguments.fresh, progress=progress)
-    return Outcome({"metrics": done.metrics}, run=done.run, exit_code=done.exit_status)
+    return Outcome({"metrics": done.metrics}, done.table, done.run, done.exit_status)

@@ -122,6 +122,8 @@ def test_killed_and_resumed_equals_never_killed(config, whole, tmp_path):
         assert all(left[key].equal(right[key]) for key in right if key != "pending.numbers")
     ids = [(row["id"], row["chunk"], row["residual"]) for row in read_frames(out)]
     assert ids == [(row["id"], row["chunk"], row["residual"]) for row in read_frames(whole)]
+    left, right = (json.loads((run / "metrics.json").read_text()) for run in (out, whole))
+    assert left["floors"] == right["floors"]
     video = "novel_views.mp4"
     assert (out / video).read_bytes() == (whole / video).read_bytes()
 
