@@ -18,8 +18,10 @@ class BankConfig:
 
     capacity: int = 64
     """frames kept, chosen by coverage"""
+    compared: int = 6
+    """nearest frames whose agreement says how deep a query's patches lie"""
     sources: int = 4
-    """nearest frames that a query copies from"""
+    """nearest frames that a query copies from, at most as many as are compared"""
     hypotheses: int = 32
     """depths tried at every patch, evenly spaced in log depth where most sources look"""
     near: float = 0.2
@@ -35,6 +37,13 @@ class BankConfig:
     refine_offsets: tuple[float, ...] = (-0.6, -0.3, 0.0, 0.3, 0.6)
     """offsets around the predicted log depth at which colour is copied, in steps between two
     hypotheses"""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.sources <= self.compared:
+            raise ValueError(
+                f"a query copies from {self.sources} frames of the {self.compared} it compares: "
+                "from at least 1, and from none that it doesn't compare"
+            )
 
 
 @dataclass(frozen=True)

@@ -329,7 +329,7 @@ class SceneModel(nn.Module):
         absent = self.sweep.absent.to(tokens.dtype)
         if frames is None or maps is None:
             return tokens + absent, None
-        index, valid = nearest_sources(cameras, time_s, frames, self.config.bank.sources)
+        index, valid = nearest_sources(cameras, time_s, frames, self.config.bank.compared)
         rows = torch.arange(index.shape[0], device=index.device)[:, None, None]
         sources = frames.cameras[rows, index]
         evidence, log_depths, opinion = self.sweep(cameras, maps, sources, index, valid)
@@ -339,7 +339,8 @@ class SceneModel(nn.Module):
             opinion = torch.where(keep, opinion, 0.0)
             fixed = self.head.log_depths.to(log_depths)
             log_depths = torch.where(mask_BV[..., None], log_depths, fixed)
-        return tokens + evidence, Sources(sources, index, valid, log_depths, opinion)
+        compared = Sources(sources, index, valid, log_depths, opinion)
+        return tokens + evidence, compared.nearest(self.config.bank.sources)
 
     def _decode(
         self,

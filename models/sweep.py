@@ -46,6 +46,14 @@ class Sources(NamedTuple):
     log_depths: Tensor
     opinion: Tensor
 
+    def nearest(self, count: int) -> Sources:
+        """The first `count` of the frames, with what all of them say about depth."""
+        return self._replace(
+            cameras=self.cameras[:, :, :count],
+            frame_index=self.frame_index[:, :, :count],
+            valid=self.valid[:, :, :count],
+        )
+
 
 class MatchingFeatures(nn.Module):
     """Unit-length features and mean colour of frames at a quarter of the resolution."""
