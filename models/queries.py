@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from everview.datasets.cameras import Cameras
@@ -58,10 +59,14 @@ class EpisodeOutputs(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A frozen, read-only state: what renderers hold. maps: matching features of the bank."""
+    """A frozen, read-only state: what renderers hold. layers: the state of every layer. maps:
+    matching features of the bank. stack: the layers that read. products: type of a query's matrix
+    products, in which the weights of both are kept; None for the weights' own."""
 
     layers: tuple[Any, ...]
     gauge: Gauge
     clock: Clock
     bank: FrameBank | None
     maps: Tensor | None
+    stack: Any
+    products: torch.dtype | None = None

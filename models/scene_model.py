@@ -27,8 +27,9 @@ from everview.models.heads import Decoded, Refinement, TokenHead
 from everview.models.layers import Plan, build_stack
 from everview.models.queries import HEADS, EpisodeOutputs, Outputs, Query, View
 from everview.models.rays import TokenEmbedding
+from everview.models.reading import PackedStack
 from everview.models.schedule import CHUNK_CAUSAL, Schedule
-from everview.models.state import Clock, SceneState, StateError
+from everview.models.state import Clock, SceneState, StateError, in_products
 from everview.models.sweep import PlaneSweep, Sources
 
 _CONFIDENT_ERROR = 0.1
@@ -50,6 +51,7 @@ class SceneModel(nn.Module):
         self.sweep = None if bank is None else PlaneSweep(bank, config.dim, config.patch)
         self.refine = None if bank is None else Refinement(bank)
         self._fingerprint: tuple[tuple[int, ...], str] | None = None
+        self._packed = PackedStack()
         self._initialise()
 
     def _initialise(self) -> None:
@@ -105,12 +107,7 @@ class SceneModel(nn.Module):
 
     def init_state(self, batch: int) -> SceneState:
         """The state of `batch` scenes before their first chunk."""
-        clock = Clock(
-            torch.full((batch,), torch.nan, dtype=torch.float64, device=self.device),
-            torch.zeros(batch, dtype=torch.int64, device=self.device),
-        )
-        layers = tuple(layer.init_state(batch) for layer in self.layers)
-        return SceneState(layers, None, clock, None, self.fingerprint)
+        return replace(self._blank_state(batch, None), fingerprint=self.fingerprint)
 
     def observe(
         self,
@@ -197,15 +194,18 @@ class SceneModel(nn.Module):
 
     # --- queries -------------------------------------------------------------------------------
 
-    def freeze(self, state: SceneState) -> View:
-        """An immutable copy for reading: the bank's features are computed once here."""
+    def freeze(self, state: SceneState, products: torch.dtype | None = None) -> View:
+        """An immutable copy for reading, with the bank's features. products: type of the queries'
+        matrix products, into which slow and fast weights are put here (None: their own)."""
         self._check(state)
         if state.gauge is None:
             raise StateError("nothing was observed yet: there is nothing to look at")
         maps = None
         if self.sweep is not None and state.bank is not None:
             maps = self.sweep.features(state.bank.pictures())
-        return View(state.layers, state.gauge, state.clock, state.bank, maps)
+        layers = state.layers if products is None else in_products(state.layers, products)
+        stack = self._packed.of(self.layers, self.fingerprint, products)
+        return View(layers, state.gauge, state.clock, state.bank, maps, stack, products)
 
     def query(
         self,
@@ -260,12 +260,13 @@ class SceneModel(nn.Module):
     ) -> Outputs:
         """One pass of query tokens through the stack. bank: use the frame bank."""
         frames = view.bank if bank and self.sweep is not None else None
-        x = self.embed(cameras, images, time_s)
-        x, sources = self._with_evidence(x, cameras, time_s, frames, view.maps, None)
-        grid = self._grid(cameras)
-        for layer, state in zip(self.layers, view.layers, strict=True):
-            _, x, _ = layer.run(None, x, state, None, None, grid)
-        return self._decode(x, cameras, frames, sources, None)
+        with torch.autocast(self.device.type, view.products, enabled=view.products is not None):
+            x = self.embed(cameras, images, time_s)
+            x, sources = self._with_evidence(x, cameras, time_s, frames, view.maps, None)
+            grid = self._grid(cameras)
+            for layer, state in zip(view.stack, view.layers, strict=True):
+                _, x, _ = layer.run(None, x, state, None, None, grid)
+            return self._decode(x, cameras, frames, sources, None)
 
     # --- episodes ------------------------------------------------------------------------------
 
@@ -307,8 +308,8 @@ class SceneModel(nn.Module):
 
     # --- shared parts --------------------------------------------------------------------------
 
-    def _blank_state(self, batch: int, gauge: Gauge) -> SceneState:
-        """A first state for training: its weights change every step, so it has no fingerprint."""
+    def _blank_state(self, batch: int, gauge: Gauge | None) -> SceneState:
+        """A first state without a fingerprint: in training the weights change every step."""
         layers = tuple(layer.init_state(batch) for layer in self.layers)
         origin = torch.full((batch,), torch.nan, dtype=torch.float64, device=self.device)
         chunks = torch.zeros(batch, dtype=torch.int64, device=self.device)
@@ -337,8 +338,7 @@ class SceneModel(nn.Module):
             keep = mask_BV[..., None, None]
             evidence = torch.where(keep, evidence, absent.to(evidence.dtype))
             opinion = torch.where(keep, opinion, 0.0)
-            fixed = self.head.log_depths.to(log_depths)
-            log_depths = torch.where(mask_BV[..., None], log_depths, fixed)
+            log_depths = torch.where(mask_BV[..., None], log_depths, self.head.log_depths)
         compared = Sources(sources, index, valid, log_depths, opinion)
         return tokens + evidence, compared.nearest(self.config.bank.sources)
 

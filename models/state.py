@@ -93,6 +93,11 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     return value
 
 
+def in_products(value: Any, products: torch.dtype) -> Any:
+    """`value` with its floating-point tensors in the type of matrix products."""
+    return map_tensors(lambda t: t.to(products) if t.is_floating_point() else t, value)
+
+
 def named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """Every tensor in `value` with its dotted path."""
     if isinstance(value, Tensor):

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from everview.datasets.cameras import Cameras
+from everview.kernels.backend import reading_products
 from everview.kernels.published import PublishedWeights
 from everview.models.config import base33m
 from everview.models.gauge import Gauge
@@ -60,7 +61,16 @@ class Ours:
             model = SceneModel(base33m()).eval().requires_grad_(False)
         start = model.init_state(1)
         state = model.observe(scene.images, scene.cameras, None, start, gauge=_as_is())
-        return Ours(model, scene, start, state, model.freeze(state))
+        products = (
+            reading_products(model.device)
+            if model.head.pixels.weight.dtype == torch.float32
+            else None
+        )
+        return Ours(model, scene, start, state, model.freeze(state, products))
+
+    def reading(self, products: torch.dtype | None) -> Ours:
+        """The same with other products in rendering; None: the weights' own."""
+        return replace(self, view=self.model.freeze(self.state, products))
 
     def exact(self) -> Ours:
         """The same in float64."""
@@ -81,7 +91,7 @@ class Ours:
 
     def freeze(self) -> View:
         """What a session does once after each chunk."""
-        return self.model.freeze(self.state)
+        return self.model.freeze(self.state, self.view.products)
 
     def memory(self) -> Tensor:
         """Every written weight."""
@@ -124,6 +134,11 @@ class Published:
         """The target."""
         rays = pluecker(self.scene.target).to(self.model.embed.weight.dtype)
         return self.model.render(rays, self.weights)
+
+    def render_bfloat16(self) -> Tensor:
+        """The target with bfloat16 products; its fast weights are cast in every layer."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.render()
 
     def memory(self) -> Tensor:
         """Every written weight."""

@@ -1,8 +1,10 @@
 """`everview bench model`: everview against the published formulation on a CPU, in one run.
 
 Both models have ten blocks of width 384 (33M parameters), absorb 8 views of 128x128 and render one
-from the fast weights alone; what the frame bank costs is a row of its own. Both are first checked
-against themselves in float64. Then they take turns with the replay of their own products.
+from the fast weights alone; what the frame bank costs is a row of its own. Pictures are rendered as
+a session renders them: with bfloat16 products where the CPU has units for them (AMX), for which
+both models have further rows, so that arithmetic and formulation can be told apart. All is first
+checked against itself in float64. Then everything takes turns with the replay of its own products.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from everview.pipeline.benchmarks.timing import take_turns
 _LIMIT = 1e-4
 # where two depths are equally likely a copied pixel may come from the other one
 _BANK_LIMIT = 1e-2
+_BFLOAT16_LIMIT = 2e-2
 
 Runs = Mapping[str, Callable[[], object]]
 
@@ -51,20 +54,25 @@ def bench_model(threads: int, rounds: int) -> Report:
 def _errors(ours: Ours, published: Published) -> dict[str, float]:
     """Error of every timed result against float64, by row."""
     exact, exact_published = ours.exact(), published.exact()
-    banked = check(
-        "render with bank", ours.render_with_bank(), exact.render_with_bank(), _BANK_LIMIT
-    )
-    return {
-        "observe": check("observe", ours.memory(), exact.memory(), _LIMIT),
+    memory, picture = exact.memory(), exact.render()
+    published_memory, published_picture = exact_published.memory(), exact_published.render()
+    full = ours.reading(None)
+    errors = {
+        "observe": check("observe", ours.memory(), memory, _LIMIT),
         "observe, published": check(
-            "the published observe", published.memory(), exact_published.memory(), _LIMIT
+            "the published observe", published.memory(), published_memory, _LIMIT
         ),
-        "render": check("render", ours.render(), exact.render(), _LIMIT),
         "render, published": check(
-            "the published render", published.render(), exact_published.render(), _LIMIT
+            "the published render", published.render(), published_picture, _LIMIT
         ),
-        "render, with bank": banked,
+        "render, float32": check("render in float32", full.render(), picture, _LIMIT),
     }
+    check("render with bank", full.render_with_bank(), exact.render_with_bank(), _BANK_LIMIT)
+    if ours.view.products is None:
+        return errors
+    name = "render, bfloat16, published"
+    errors[name] = check(name, published.render_bfloat16(), published_picture, _BFLOAT16_LIMIT)
+    return {**errors, "render": check("render", ours.render(), picture, _BFLOAT16_LIMIT)}
 
 
 def _observe(
@@ -81,23 +89,31 @@ def _render(
     runs = {
         "render": ours.render,
         "render, published": published.render,
+        "render, float32": ours.reading(None).render,
         "render, with bank": ours.render_with_bank,
         "freeze, once a chunk": ours.freeze,
     }
+    if ours.view.products is None:
+        del runs["render, float32"]
+        errors = {**errors, "render": errors["render, float32"]}
+    else:
+        runs["render, bfloat16, published"] = published.render_bfloat16
     return _rows(runs, f"1 view {SIZE}x{SIZE}", TOKENS_PER_VIEW, errors, rounds)
 
 
 def _rows(
     runs: Runs, shape: str, tokens: int, errors: Mapping[str, float], rounds: int
 ) -> list[Row]:
-    """Time every run and its products in turn; the first is compared with its published twin."""
+    """Time every run and its products in turn. "WHAT, published" is what WHAT and its variants are
+    compared with."""
     products = {name: Products(run) for name, run in runs.items()}
     replays = {f"{name}: products": replay for name, replay in products.items()}
     with torch.inference_mode():
         times = take_turns({**runs, **replays}, rounds)
     rows = []
     for name in runs:
-        twin = f"{name}, published"
+        twin = f"{name.split(',')[0]}, published"
+        compared = twin in runs and name not in (twin, "render, with bank")
         ms = times.median(name)
         rows.append(
             Row(
@@ -106,7 +122,7 @@ def _rows(
                 tokens=tokens,
                 ms=ms,
                 gflops=products[name].flops / ms / 1e6,
-                ratio_to_published=times.ratio(twin, name) if twin in runs else None,
+                ratio_to_published=times.ratio(twin, name) if compared else None,
                 fraction_of_products=times.ratio(f"{name}: products", name),
                 error=errors.get(name),
             )

@@ -102,7 +102,7 @@ def evaluate(
         run.note(
             device=describe_device(model.device),
             weights={"name": config.weights, "fingerprint": model.fingerprint},
-            backends=backends_in_use(),
+            backends=backends_in_use(model.device),
             lpips={"backbone": lpips.source if lpips else None},
             workers=workers,
         )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from everview.datasets.cameras import Camera, Cameras
+from everview.kernels.backend import reading_products
 from everview.models.scene_model import Outputs, Query, SceneModel
 
 _TOKENS_AT_ONCE = 4096  # views of 128 px have 256 tokens of 8x8: 16 of them, about 0.3 GiB at d384
@@ -47,7 +48,7 @@ class SceneRenderer:
         """state: of one scene (batch 1), with its gauge set."""
         self.model = model
         with torch.inference_mode():
-            self.view = model.freeze(state)
+            self.view = model.freeze(state, reading_products(model.device))
 
     def render(
         self,

@@ -99,7 +99,7 @@ def _open_session(
     session = Session(model, config.policies, run.path, world, config.weights)
     run.note(
         device=describe_device(model.device),
-        backends=backends_in_use(),
+        backends=backends_in_use(model.device),
         input={
             "source": info.source,
             "format": info.format,
