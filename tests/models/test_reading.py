@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
+from everview.kernels.backend import reading_products
 from everview.models.config import tiny
 from everview.models.queries import Query
 from everview.models.reading import PackedStack
@@ -56,3 +59,17 @@ def test_a_packed_stack_is_kept_until_the_weights_change(model: SceneModel) -> N
     assert packed.of(model.layers, "these", torch.bfloat16) is first
     assert packed.of(model.layers, "others", torch.bfloat16) is not first
     assert packed.of(model.layers, "these", None) is model.layers
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@torch.inference_mode()
+def test_a_gpu_shows_what_the_cpu_shows(model: SceneModel) -> None:
+    cameras, seen = above_plane(), plane_views(above_plane())
+    images, query = seen.images.float(), Query(cameras[:, :2])
+    pictures = []
+    for place in (model, copy.deepcopy(model).cuda()):
+        state = place.observe(images, cameras, None, place.init_state(1), depth_BVHW=seen.depth)
+        products = reading_products(place.device) if place.device.type == "cuda" else None
+        pictures.append(place.query(query, place.freeze(state, products)).rgb.cpu())
+    assert float((pictures[0] - pictures[1]).square().mean().sqrt()) < 2 / 255
