@@ -35,21 +35,19 @@ def other_seed() -> TrainConfig:
     return replace(ablation_base(), name="other_seed", seed=1)
 
 
+def _data(name: str, **changes: Any) -> TrainConfig:
+    base = ablation_base()
+    return replace(base, name=name, data=replace(base.data, **changes))
+
+
 def memory_share_constant() -> TrainConfig:
     """A third of the targets asked of the memory alone, throughout."""
-    base = ablation_base()
-    return replace(
-        base,
-        name="memory_share_constant",
-        data=replace(base.data, memory_share=constant(0.3)),
-    )
+    return _data("memory_share_constant", memory_share=constant(0.3))
 
 
 def strong_augmentation() -> TrainConfig:
     """The gauge turned by any angle and scaled by up to two, in every episode."""
-    base = ablation_base()
-    data = replace(base.data, augmentation=Augmentation())
-    return replace(base, name="strong_augmentation", data=data)
+    return _data("strong_augmentation", augmentation=Augmentation())
 
 
 def long_warm_up() -> TrainConfig:
@@ -99,29 +97,22 @@ def no_depth() -> TrainConfig:
 
 def few_targets() -> TrainConfig:
     """More scenes and fewer targets a step: 20 x (8 + 4), about the same tokens."""
-    base = ablation_base()
-    data = replace(base.data, shapes=(EpisodeShape(20, 8, 4, (1, 2, 4, 8)),))
-    return replace(base, name="few_targets", data=data)
+    return _data("few_targets", shapes=(EpisodeShape(20, 8, 4, (1, 2, 4, 8)),))
 
 
 def many_targets() -> TrainConfig:
     """Fewer scenes and more targets a step: 12 x (8 + 12), about the same tokens."""
-    base = ablation_base()
-    data = replace(base.data, shapes=(EpisodeShape(12, 8, 12, (1, 2, 4, 8)),))
-    return replace(base, name="many_targets", data=data)
+    return _data("many_targets", shapes=(EpisodeShape(12, 8, 12, (1, 2, 4, 8)),))
 
 
 def single_chunk() -> TrainConfig:
     """All inputs in one chunk, as the set schedule; measured on streams too."""
-    base = ablation_base()
-    data = replace(base.data, shapes=(EpisodeShape(16, 8, 8, (1,)),))
-    return replace(base, name="single_chunk", data=data)
+    return _data("single_chunk", shapes=(EpisodeShape(16, 8, 8, (1,)),))
 
 
 def _worlds(name: str, **changes: Any) -> TrainConfig:
-    base = ablation_base()
-    worlds = tuple(replace(world, **changes) for world in base.data.worlds)
-    return replace(base, name=name, data=replace(base.data, worlds=worlds))
+    worlds = ablation_base().data.worlds
+    return _data(name, worlds=tuple(replace(world, **changes) for world in worlds))
 
 
 def no_cuts() -> TrainConfig:
