@@ -23,7 +23,7 @@ from everview.pipeline.benchmarks.contenders import (
     Scene,
 )
 from everview.pipeline.benchmarks.products import Products
-from everview.pipeline.benchmarks.results import Report, Row, check, report
+from everview.pipeline.benchmarks.results import Report, Row, check, check_typical, report
 from everview.pipeline.benchmarks.timing import take_turns
 
 _LIMIT = 1e-4
@@ -54,25 +54,35 @@ def bench_model(threads: int, rounds: int) -> Report:
 def _errors(ours: Ours, published: Published) -> dict[str, float]:
     """Error of every timed result against float64, by row."""
     exact, exact_published = ours.exact(), published.exact()
-    memory, picture = exact.memory(), exact.render()
-    published_memory, published_picture = exact_published.memory(), exact_published.render()
+    picture, published_picture = exact.render(), exact_published.render()
+    banked = exact.render_with_bank()
     full = ours.reading(None)
     errors = {
-        "observe": check("observe", ours.memory(), memory, _LIMIT),
+        "observe": check("observe", ours.memory(), exact.memory(), _LIMIT),
         "observe, published": check(
-            "the published observe", published.memory(), published_memory, _LIMIT
+            "the published observe", published.memory(), exact_published.memory(), _LIMIT
         ),
+        "render": check("render in float32", full.render(), picture, _LIMIT),
         "render, published": check(
             "the published render", published.render(), published_picture, _LIMIT
         ),
-        "render, float32": check("render in float32", full.render(), picture, _LIMIT),
+        "render, with bank": check(
+            "render with bank in float32", full.render_with_bank(), banked, _BANK_LIMIT
+        ),
     }
-    check("render with bank", full.render_with_bank(), exact.render_with_bank(), _BANK_LIMIT)
     if ours.view.products is None:
         return errors
-    name = "render, bfloat16, published"
-    errors[name] = check(name, published.render_bfloat16(), published_picture, _BFLOAT16_LIMIT)
-    return {**errors, "render": check("render", ours.render(), picture, _BFLOAT16_LIMIT)}
+    fast = published.render_bfloat16()
+    return errors | {
+        "render, float32": errors["render"],
+        "render": check("render", ours.render(), picture, _BFLOAT16_LIMIT),
+        "render, bfloat16, published": check(
+            "the published render in bfloat16", fast, published_picture, _BFLOAT16_LIMIT
+        ),
+        "render, with bank": check_typical(
+            "render with bank", ours.render_with_bank(), banked, _BFLOAT16_LIMIT
+        ),
+    }
 
 
 def _observe(
@@ -80,7 +90,8 @@ def _observe(
 ) -> list[Row]:
     runs = {"observe": ours.observe, "observe, published": published.observe}
     shape = f"{VIEWS} views {SIZE}x{SIZE}"
-    return _rows(runs, shape, VIEWS * TOKENS_PER_VIEW, errors, rounds)
+    against = {"observe": "observe, published"}
+    return _rows(runs, against, shape, VIEWS * TOKENS_PER_VIEW, errors, rounds)
 
 
 def _render(
@@ -89,31 +100,32 @@ def _render(
     runs = {
         "render": ours.render,
         "render, published": published.render,
-        "render, float32": ours.reading(None).render,
         "render, with bank": ours.render_with_bank,
         "freeze, once a chunk": ours.freeze,
     }
-    if ours.view.products is None:
-        del runs["render, float32"]
-        errors = {**errors, "render": errors["render, float32"]}
-    else:
+    if ours.view.products is not None:
+        runs["render, float32"] = ours.reading(None).render
         runs["render, bfloat16, published"] = published.render_bfloat16
-    return _rows(runs, f"1 view {SIZE}x{SIZE}", TOKENS_PER_VIEW, errors, rounds)
+    compared = ("render", "render, float32", "render, bfloat16, published")
+    against = dict.fromkeys(compared, "render, published")
+    return _rows(runs, against, f"1 view {SIZE}x{SIZE}", TOKENS_PER_VIEW, errors, rounds)
 
 
 def _rows(
-    runs: Runs, shape: str, tokens: int, errors: Mapping[str, float], rounds: int
+    runs: Runs,
+    against: Mapping[str, str],
+    shape: str,
+    tokens: int,
+    errors: Mapping[str, float],
+    rounds: int,
 ) -> list[Row]:
-    """Time every run and its products in turn. "WHAT, published" is what WHAT and its variants are
-    compared with."""
+    """Time every run and its products in turn. against: the run that another is compared with."""
     products = {name: Products(run) for name, run in runs.items()}
     replays = {f"{name}: products": replay for name, replay in products.items()}
     with torch.inference_mode():
         times = take_turns({**runs, **replays}, rounds)
     rows = []
     for name in runs:
-        twin = f"{name.split(',')[0]}, published"
-        compared = twin in runs and name not in (twin, "render, with bank")
         ms = times.median(name)
         rows.append(
             Row(
@@ -122,7 +134,7 @@ def _rows(
                 tokens=tokens,
                 ms=ms,
                 gflops=products[name].flops / ms / 1e6,
-                ratio_to_published=times.ratio(twin, name) if compared else None,
+                ratio_to_published=times.ratio(against[name], name) if name in against else None,
                 fraction_of_products=times.ratio(f"{name}: products", name),
                 error=errors.get(name),
             )
