@@ -44,6 +44,8 @@ class BankConfig:
                 f"a query copies from {self.sources} frames of the {self.compared} it compares: "
                 "from at least 1, and from none that it doesn't compare"
             )
+        if self.hypotheses < 2:
+            raise ValueError(f"hypotheses {self.hypotheses}: depths are told apart from 2 on")
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def tiny() -> ModelConfig:
 
 
 def base15m() -> ModelConfig:
-    """10 x WTF at 256, about 15M parameters: 16 MiB at 8 bits a row."""
+    """10 x WTF at 256, about 15M parameters: 14.7 MiB at 8 bits a row."""
     return ModelConfig()
 
 

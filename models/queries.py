@@ -5,6 +5,7 @@ Shapes: B scenes, V views, H rows, W columns.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -70,3 +71,9 @@ class View:
     maps: Tensor | None
     stack: Any
     products: torch.dtype | None = None
+
+    def arithmetic(self) -> AbstractContextManager[object]:
+        """The context to answer in; without `products` whatever the caller is in."""
+        if self.products is None:
+            return nullcontext()
+        return torch.autocast(self.gauge.scale.device.type, self.products)

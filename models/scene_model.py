@@ -260,7 +260,7 @@ class SceneModel(nn.Module):
     ) -> Outputs:
         """One pass of query tokens through the stack. bank: use the frame bank."""
         frames = view.bank if bank and self.sweep is not None else None
-        with torch.autocast(self.device.type, view.products, enabled=view.products is not None):
+        with view.arithmetic():
             x = self.embed(cameras, images, time_s)
             x, sources = self._with_evidence(x, cameras, time_s, frames, view.maps, None)
             grid = self._grid(cameras)

@@ -7,7 +7,7 @@ cost, Yao et al. 2018, as an input to a transformer instead of a cost volume net
 
 Depths are tried where most sources look (`shared_range`). Over the full range one step is
 15 %, which between views 45 degrees apart is 14 pixels of 128; what cameras around an object share
-is a fifth of it, in logarithms, and walks keep nearly all.
+is a quarter of it, in logarithms, and walks keep nearly all.
 
 Shapes: B scenes, V views, K frames, S sources, T patches, J depths, C channels, G groups.
 """
@@ -36,8 +36,8 @@ _AROUND_UNIT = 1.5
 
 
 class Sources(NamedTuple):
-    """The frames that each of V views copies from: cameras [B, V, S], index into the bank and
-    validity [B, V, S]; the logarithms of the depths tried [B, V, J], evenly spaced, and the logits
+    """The frames that each of V views is compared with, or copies from: cameras [B, V, S], index
+    into the bank and validity [B, V, S]; the logarithms of the depths tried [B, V, J], evenly spaced, and the logits
     that the sources give them [B, V, T, J]."""
 
     cameras: Cameras
