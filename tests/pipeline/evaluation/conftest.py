@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,22 @@ from PIL import Image
 
 from everview.models.config import tiny
 from everview.models.scene_model import SceneModel
+
+
+@dataclass(frozen=True)
+class FolderScene:
+    """A scene of a protocol that is a folder on disk."""
+
+    url: str
+    name: str
+
+
+@dataclass(frozen=True)
+class FolderProtocol:
+    """A protocol of folders, in place of the procedural scenes."""
+
+    scenes: tuple[FolderScene, ...]
+    chunk_counts: tuple[int, ...] = ()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from everview.pipeline.evaluation.floors import mean_colour
 from everview.pipeline.evaluation.image_metrics import psnr
 from everview.pipeline.evaluation.run import evaluate
 from everview.pipeline.runs import METRIC_KEYS, read_frames, read_run
+from tests.pipeline.evaluation.conftest import FolderProtocol, FolderScene
 
 
 def test_a_capture_leaves_scores_floors_rows_and_pictures(room, model, tmp_path):
@@ -75,18 +75,6 @@ def test_spread_inputs_are_one_set_and_the_gap_to_causal_is_measured(room, model
     assert gaps[4]["gap_db"] == pytest.approx(gaps[1]["psnr"] - gaps[4]["psnr"])
     assert "chunk_causal" in result.table
     assert not (result.run / "views").exists()
-
-
-@dataclass(frozen=True)
-class FolderScene:
-    url: str
-    name: str
-
-
-@dataclass(frozen=True)
-class FolderProtocol:
-    scenes: tuple[FolderScene, ...]
-    chunk_counts: tuple[int, ...] = ()
 
 
 def test_a_scene_that_fails_is_named_and_judged_again_by_the_same_command(

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,21 +21,9 @@ from everview.pipeline.evaluation import run as evaluation_run
 from everview.pipeline.evaluation.config import EvaluationConfig
 from everview.pipeline.evaluation.run import evaluate
 from everview.pipeline.runs import read_frames, read_run
-from tests.pipeline.evaluation.conftest import write_wall
+from tests.pipeline.evaluation.conftest import FolderProtocol, FolderScene, write_wall
 
 TIMED = {"frames_per_s", "latency_ms_p50", "latency_ms_p95", "latency_ms", "duration_s"}
-
-
-@dataclass(frozen=True)
-class FolderScene:
-    url: str
-    name: str
-
-
-@dataclass(frozen=True)
-class FolderProtocol:
-    scenes: tuple[FolderScene, ...]
-    chunk_counts: tuple[int, ...] = (1, 2)
 
 
 @pytest.fixture
@@ -51,7 +38,9 @@ def walls(tmp_path, monkeypatch) -> FolderProtocol:
     names = ("first", "absent", "last")
     for count, name in ((17, "first"), (12, "last")):
         write_wall(tmp_path / name, count)
-    protocol = FolderProtocol(tuple(FolderScene(str(tmp_path / name), name) for name in names))
+    protocol = FolderProtocol(
+        tuple(FolderScene(str(tmp_path / name), name) for name in names), (1, 2)
+    )
     monkeypatch.setattr(evaluation_run, "PROTOCOLS", {"procedural": lambda count, size: protocol})
     return protocol
 
