@@ -37,8 +37,8 @@ _AROUND_UNIT = 1.5
 
 class Sources(NamedTuple):
     """The frames that each of V views is compared with, or copies from: cameras [B, V, S], index
-    into the bank and validity [B, V, S]; the logarithms of the depths tried [B, V, J], evenly spaced, and the logits
-    that the sources give them [B, V, T, J]."""
+    into the bank and validity [B, V, S]; the logarithms of the depths tried [B, V, J], evenly
+    spaced, and the logits that the sources give them [B, V, T, J]."""
 
     cameras: Cameras
     frame_index: Tensor
