@@ -8,7 +8,10 @@ from everview.kernels.fast_weight.reference import (
     fast_weight_direction,
     fast_weight_gradient,
     initial_norms,
+    pack,
     renormalise,
+    unpack,
+    written,
 )
 
 __all__ = [
@@ -19,5 +22,8 @@ __all__ = [
     "fast_weight_direction",
     "fast_weight_gradient",
     "initial_norms",
+    "pack",
     "renormalise",
+    "unpack",
+    "written",
 ]

@@ -13,14 +13,16 @@ direction is Newton-Schulz (Muon) or the sum itself (SGD). renorm restores the n
 weight vector, along the input axis, had in the learned initial weights. LaCT, arXiv 2505.23884,
 section 3; the D are minus the gradient, hence added.
 
-A frozen matrix may be shared by all N; what isn't written is absent (None) from a delta.
+What is written lives in one tensor, "packed": [N, M, D, F], the M written matrices in the order w0,
+w2, w1 transposed. Sums, directions, momentum and elastic state share that layout, so that one
+Newton-Schulz batch and one commit serve all of them. A frozen matrix may be shared by all N.
 
 Shapes: N = batch x heads (a head varies fastest), L tokens, D head width, F hidden width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,20 +31,50 @@ from torch.nn import functional
 
 from everview.kernels.newton_schulz import newton_schulz
 
-MATRICES = ("w0", "w1", "w2")
+MATRICES = ("w0", "w2", "w1")
+"""The matrices in packed order."""
 _NORM_EPSILON = 1e-5
 
 
 class FastWeights(NamedTuple):
-    """w0 gate [N, D, F], w1 down [N, F, D], w2 up [N, D, F].
+    """w0 gate [N, D, F], w1 down [N, F, D], w2 up [N, D, F]; any strides.
 
     The first axis is N, or H (heads) or 1 for a frozen matrix that every batch element shares.
-    In a delta, norms and other companions an entry is None where the matrix isn't written.
+    None where a matrix isn't needed or isn't written.
     """
 
     w0: Tensor | None
     w1: Tensor | None
     w2: Tensor | None
+
+
+def pack(weights: FastWeights, writes: Collection[str] = MATRICES) -> Tensor:
+    """The matrices of `writes` as one tensor [N, M, D, F], w1 transposed."""
+    present = {"w0": weights.w0, "w2": weights.w2, "w1": weights.w1}
+    parts = [present[name] for name in MATRICES if name in writes]
+    return torch.stack(
+        [
+            part.mT if name == "w1" else part
+            for name, part in zip(written(writes), parts, strict=True)
+            if part is not None
+        ],
+        dim=1,
+    )
+
+
+def unpack(packed: Tensor, writes: Collection[str] = MATRICES) -> FastWeights:
+    """Views of a packed tensor [N, M, D, F] as matrices; None for what isn't in `writes`."""
+    parts = dict(zip(written(writes), packed.unbind(1), strict=True))
+    down = parts.get("w1")
+    return FastWeights(parts.get("w0"), None if down is None else down.mT, parts.get("w2"))
+
+
+def written(writes: Collection[str]) -> tuple[str, ...]:
+    """The names in `writes` in packed order. Raises ValueError for others."""
+    unknown = set(writes) - set(MATRICES)
+    if unknown or not writes:
+        raise ValueError(f"writes {sorted(writes)}: some of w0, w1, w2")
+    return tuple(name for name in MATRICES if name in writes)
 
 
 def unit(x: Tensor) -> Tensor:
@@ -69,32 +101,31 @@ def fast_weight_gradient(
     packed_kv: Tensor,
     rates: Tensor,
     writes: Collection[str] = MATRICES,
-) -> FastWeights:
+) -> Tensor:
     """Minus the gradient of the inner loss, summed over tokens (so it may be all-reduced).
 
     packed_kv: raw projections [N, L, 2D], keys then values; SiLU and the keys' unit norm are
     applied here. rates: learning rates [N, L, 3] for w0, w1, w2. Returns float32 (or float64)
-    sums for the matrices in `writes`, None for the others.
+    sums [N, M, D, F] for the matrices in `writes`. Without w0 and w2 among them, w1 may be None.
     """
     key, value = functional.silu(packed_kv).chunk(2, dim=-1)
     key = unit(key)
     rate0, rate1, rate2 = rates.to(key.dtype).split(1, dim=-1)
     gate, up = _product(key, weights.w0), _product(key, weights.w2)
     gated = functional.silu(gate)
-    # rates go to the narrow side of each outer product
-    delta1 = _sum_outer(gated * up, value * rate1) if "w1" in writes else None
-    if "w0" not in writes and "w2" not in writes:
-        return FastWeights(None, delta1, None)
-    back = _product(value, weights.w1.mT)
-    delta0 = delta2 = None
+    sums: dict[str, Tensor] = {}
+    if "w1" in writes:  # rates go to the narrow side of each outer product
+        sums["w1"] = _sum_outer(value * rate1, gated * up)
+    if "w0" in writes or "w2" in writes:
+        back = _product(value, weights.w1.mT)
     if "w0" in writes:
         sigma = torch.sigmoid(gate)
         # silu'(a) = s (1 + a (1 - s)) = g + s (1 - g), g = silu(a), s = sigmoid(a)
         slope = torch.addcmul(gated, sigma, 1 - gated)
-        delta0 = _sum_outer(key * rate0, back * up * slope)
+        sums["w0"] = _sum_outer(key * rate0, back * up * slope)
     if "w2" in writes:
-        delta2 = _sum_outer(key * rate2, back * gated)
-    return FastWeights(delta0, delta1, delta2)
+        sums["w2"] = _sum_outer(key * rate2, back * gated)
+    return torch.stack([sums[name] for name in written(writes)], dim=1)
 
 
 def _sum_outer(left_NLI: Tensor, right_NLO: Tensor) -> Tensor:
@@ -104,48 +135,59 @@ def _sum_outer(left_NLI: Tensor, right_NLO: Tensor) -> Tensor:
 
 
 def fast_weight_direction(
-    delta: FastWeights, optimiser: str = "muon", newton_schulz_steps: int = 5
-) -> FastWeights:
-    """The direction of the write: Newton-Schulz of each sum ("muon") or the sum itself ("sgd").
-
-    Matrices of one shape go through Newton-Schulz in one batch (w1 is transposed to join).
-    """
+    sums: Tensor, optimiser: str = "muon", newton_schulz_steps: int = 5
+) -> Tensor:
+    """The direction of the write [N, M, D, F]: Newton-Schulz of each sum ("muon"), all in one
+    batch, or the sum itself ("sgd")."""
     if optimiser == "sgd":
-        return delta
+        return sums
     if optimiser != "muon":
         raise ValueError(f"fast-weight optimiser {optimiser!r}: muon or sgd")
-    present = [name for name in MATRICES if getattr(delta, name) is not None]
-    stacked = torch.cat([_as_up(name, getattr(delta, name)) for name in present])
-    parts = newton_schulz(stacked, newton_schulz_steps).chunk(len(present))
-    return delta._replace(
-        **{name: _as_up(name, part) for name, part in zip(present, parts, strict=True)}
+    return newton_schulz(sums.flatten(0, 1), newton_schulz_steps).unflatten(0, sums.shape[:2])
+
+
+def input_axis(name: str) -> int:
+    """The axis of a packed matrix along which its weight vectors run."""
+    return -1 if name == "w1" else -2
+
+
+def initial_norms(initial: FastWeights, writes: Collection[str] = MATRICES) -> tuple[Tensor, ...]:
+    """Norms of the learned initial weight vectors, one tensor per written matrix, in packed order
+    and broadcastable to [., D, F]: [., 1, F] for w0 and w2, [., D, 1] for w1."""
+    parts = pack(initial, writes).unbind(1)
+    return tuple(
+        part.norm(dim=input_axis(name), keepdim=True)
+        for name, part in zip(written(writes), parts, strict=True)
     )
 
 
-def _as_up(name: str, matrix: Tensor) -> Tensor:
-    """w1 transposed to the shape of w0 and w2 (its own inverse), the others as they are."""
-    return matrix.mT if name == "w1" else matrix
+def renormalise(packed: Tensor, norms: Sequence[Tensor]) -> Tensor:
+    """Each weight vector of [N, M, D, F] rescaled to its entry of `norms` [N | H, 1, F] or
+    [N | H, D, 1]; which axis is normed follows from the shape of the norm."""
+    return torch.stack(
+        [_rescaled(part, norm) for part, norm in zip(packed.unbind(1), norms, strict=True)], dim=1
+    )
 
 
-def initial_norms(weights: FastWeights) -> FastWeights:
-    """Norms along the input axis, [., 1, out], of the learned initial weights."""
-    return FastWeights(*(w.norm(dim=-2, keepdim=True) if w is not None else None for w in weights))
+def _rescaled(weight_NDF: Tensor, norm: Tensor) -> Tensor:
+    axis = -1 if norm.shape[-1] == 1 else -2
+    own = weight_NDF.norm(dim=axis, keepdim=True) + _NORM_EPSILON
+    heads = norm.shape[0]
+    ratio = norm.to(own.dtype) / own.unflatten(0, (-1, heads))
+    return weight_NDF * ratio.flatten(0, 1)
 
 
-def renormalise(weight: Tensor, norm: Tensor) -> Tensor:
-    """Each vector along the input axis rescaled to `norm` [., 1, out]."""
-    return weight * (norm / (weight.norm(dim=-2, keepdim=True) + _NORM_EPSILON))
+def fast_weight_commit(
+    weights: Tensor, direction: Tensor, step: Tensor, norms: Sequence[Tensor]
+) -> Tensor:
+    """renorm(weights + step * direction); where step is 0 the weights, bit for bit.
 
-
-def fast_weight_commit(weight: Tensor, direction: Tensor, step: Tensor, norm: Tensor) -> Tensor:
-    """renorm(weight + step * direction) for one matrix; where step is 0 the weight, bit for bit.
-
-    weight, direction: [N, I, O]. step: [N] (a write gate is step 0: even a direction that isn't
-    finite leaves the weight as it was). norm: [N | 1, 1, O].
+    weights, direction: [N, M, D, F]. step: [N] (a write gate is step 0: even a direction that
+    isn't finite leaves the weights as they were). norms: as from `initial_norms`.
     """
-    step = step.view(-1, 1, 1)
-    moved = renormalise(weight + step * direction, norm)
-    return torch.where(step == 0, weight, moved)
+    step = step.view(-1, 1, 1, 1).to(weights.dtype)
+    moved = renormalise(weights + step * direction, norms)
+    return torch.where(step == 0, weights, moved)
 
 
 def fast_weight_apply(weights: FastWeights, packed_q: Tensor) -> Tensor:

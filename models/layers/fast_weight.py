@@ -9,7 +9,7 @@ are then one batch, and only the renormalised additions remain sequential. (TTT 
 attention, arXiv 2602.21204, variant 1: as good as writing all three.)
 
 Shapes: B scenes, V views, T tokens of a view, L = V T, C channels, H heads, D head width,
-F hidden width, N = B H, U updates.
+F hidden width, N = B H, U updates, M written matrices.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from everview.kernels.fast_weight import (
-    MATRICES,
     FastWeights,
     fast_weight_apply,
     fast_weight_commit,
     fast_weight_direction,
     fast_weight_gradient,
     initial_norms,
+    pack,
+    unpack,
+    written,
 )
 from everview.kernels.rms_norm import rms_normalise
 from everview.models.config import ModelConfig
@@ -37,14 +39,14 @@ from everview.models.layers.plan import Plan
 
 
 class FastWeightState(NamedTuple):
-    """Everything a memory layer carries, for the matrices it writes (None for the others).
+    """Everything a memory layer carries, for the matrices it writes.
 
-    weights: float32 [N, in, out]. momentum: as weights, or None. elastic: per matrix, or None.
+    weights: float32, packed [N, M, D, F] (kernels.fast_weight). momentum: as weights, or None.
     """
 
-    weights: FastWeights
-    momentum: FastWeights | None = None
-    elastic: tuple[ElasticState | None, ...] | None = None
+    weights: Tensor
+    momentum: Tensor | None = None
+    elastic: ElasticState | None = None
 
 
 class Packet(NamedTuple):
@@ -58,10 +60,10 @@ class Packet(NamedTuple):
 
 
 class Delta(NamedTuple):
-    """What a chunk writes, before it counts: sums over its tokens, which may be all-reduced, gated
-    or discarded. decay: the chunk's momentum factor [N], or None."""
+    """What a chunk writes, before it counts: sums over its tokens [N, M, D, F], which may be
+    all-reduced, gated or discarded. decay: the chunk's momentum factor [N], or None."""
 
-    sums: FastWeights
+    sums: Tensor
     decay: Tensor | None = None
     is_sum: bool = True
 
@@ -73,7 +75,7 @@ class FastWeightMemory(nn.Module):
         super().__init__()
         self.heads = config.memory_heads
         self.width = config.dim // config.memory_heads
-        self.writes = config.memory_writes
+        self.writes = written(config.memory_writes)
         self.optimiser = config.memory_optimiser
         self.newton_schulz_steps = config.newton_schulz_steps
         self.elastic = config.elastic
@@ -93,19 +95,11 @@ class FastWeightMemory(nn.Module):
 
     def init_state(self, batch: int) -> FastWeightState:
         """The learned initial weights for `batch` scenes; momentum 0, anchors at the weights."""
-        written = [
-            getattr(self, name).repeat(batch, 1, 1).float() if name in self.writes else None
-            for name in MATRICES
-        ]
-        if self.w1.dtype == torch.float64:
-            written = [w if w is None else w.double() for w in written]
-        weights = FastWeights(*written)
-        momentum = elastic = None
-        if self.momentum is not None:
-            momentum = FastWeights(*(w if w is None else torch.zeros_like(w) for w in weights))
-        if self.elastic is not None:
-            states = (w if w is None else self.elastic.init_state(w) for w in weights)
-            elastic = tuple(states)
+        weights = self._initial().repeat(batch, 1, 1, 1)
+        if weights.dtype != torch.float64:
+            weights = weights.float()
+        momentum = None if self.momentum is None else torch.zeros_like(weights)
+        elastic = None if self.elastic is None else self.elastic.init_state(weights)
         return FastWeightState(weights, momentum, elastic)
 
     def project(self, x_BLC: Tensor, reads: bool = True, writes: bool = True) -> Packet:
@@ -137,23 +131,11 @@ class FastWeightMemory(nn.Module):
         """Momentum, orthogonalisation, step, elastic pull, renormalisation. step_B [B]; 0 is a
         closed write gate and leaves everything as it was."""
         sums, momentum = delta.sums, state.momentum
-        step = step_B.repeat_interleave(self.heads)
         if momentum is not None and delta.decay is not None:
-            sums = FastWeights(
-                *(
-                    None if m is None else m * delta.decay.view(-1, 1, 1).to(m.dtype) + s
-                    for m, s in zip(momentum, sums, strict=True)
-                )
-            )
-            idle = (step == 0).view(-1, 1, 1)
-            momentum = FastWeights(
-                *(
-                    None if m is None else torch.where(idle, m, s)
-                    for m, s in zip(momentum, sums, strict=True)
-                )
-            )
-        direction = self.direction(sums)
-        return self.move(direction, state._replace(momentum=momentum), step_B)
+            idle = (step_B.repeat_interleave(self.heads) == 0).view(-1, 1, 1, 1)
+            sums = momentum * delta.decay.view(-1, 1, 1, 1).to(momentum.dtype) + sums
+            momentum = torch.where(idle, momentum, sums)
+        return self.move(self.direction(sums), state._replace(momentum=momentum), step_B)
 
     def read(self, packet: Packet, state: FastWeightState) -> Tensor:
         """f_W(q) [N, L, D] for the packet's queries."""
@@ -161,38 +143,26 @@ class FastWeightMemory(nn.Module):
 
     # --- parts of a commit ---------------------------------------------------------------------
 
-    def direction(self, sums: FastWeights) -> FastWeights:
-        """Muon's or SGD's direction of a write."""
+    def direction(self, sums: Tensor) -> Tensor:
+        """Muon's or SGD's direction of a write, [N, M, D, F]."""
         return fast_weight_direction(sums, self.optimiser, self.newton_schulz_steps)
 
-    def move(
-        self, direction: FastWeights, state: FastWeightState, step_B: Tensor
-    ) -> FastWeightState:
+    def move(self, direction: Tensor, state: FastWeightState, step_B: Tensor) -> FastWeightState:
         """Step, elastic pull and renormalisation to the norms of the learned initial weights."""
-        step = step_B.repeat_interleave(self.heads).to(
-            state.weights.w1.dtype if state.weights.w1 is not None else torch.float32
-        )
-        batch = step_B.shape[0]
-        learned = (getattr(self, name) if name in self.writes else None for name in MATRICES)
-        norms = initial_norms(FastWeights(*learned))
-        weights: list[Tensor | None] = []
-        elastic: list[ElasticState | None] = []
-        for index in range(len(MATRICES)):
-            weight, toward, norm = state.weights[index], direction[index], norms[index]
-            if weight is None:
-                weights.append(None)
-                elastic.append(None)
-                continue
-            norm = norm.to(weight.dtype).repeat(batch, 1, 1)
-            if self.elastic is None:
-                weights.append(fast_weight_commit(weight, toward, step, norm))
-            else:
-                moved, kept = self.elastic.commit(weight, toward, step, norm, state.elastic[index])
-                weights.append(moved)
-                elastic.append(kept)
-        return FastWeightState(
-            FastWeights(*weights), state.momentum, tuple(elastic) if self.elastic else None
-        )
+        weights = state.weights
+        step = step_B.repeat_interleave(self.heads).to(weights.dtype)
+        norms = initial_norms(self._learned(), self.writes)
+        if self.elastic is None:
+            return state._replace(weights=fast_weight_commit(weights, direction, step, norms))
+        moved, elastic = self.elastic.commit(weights, direction, step, norms, state.elastic)
+        return state._replace(weights=moved, elastic=elastic)
+
+    def _learned(self) -> FastWeights:
+        return FastWeights(self.w0, self.w1, self.w2)
+
+    def _initial(self) -> Tensor:
+        """The learned initial weights of what is written, packed [H, M, D, F]."""
+        return pack(self._learned(), self.writes)
 
     # --- execution -----------------------------------------------------------------------------
 
@@ -241,7 +211,7 @@ class FastWeightMemory(nn.Module):
 
     def _directions_at_once(
         self, packet: Packet, state: FastWeightState, plan: Plan
-    ) -> list[FastWeights] | None:
+    ) -> tuple[Tensor, ...] | None:
         """Every update's direction in one batch, where none depends on the state; else None."""
         updates = [op for op in plan.operations if op.kind == "update"]
         views = {sum(plan.chunk_views[c] for c in op.chunks) for op in updates}
@@ -256,8 +226,7 @@ class FastWeightMemory(nn.Module):
         )
         weights = FastWeights(self._shared(self.w0, count), None, self._shared(self.w2, count))
         sums = fast_weight_gradient(weights, per_update.keys_values, per_update.rates, self.writes)
-        direction = self.direction(sums).w1.unflatten(0, (n, count))
-        return [FastWeights(None, direction[:, u], None) for u in range(count)]
+        return self.direction(sums).unflatten(0, (n, count)).unbind(1)
 
     def _shared(self, weight: Tensor, repeats: int) -> Tensor:
         """A frozen matrix for heads whose updates were folded into the batch axis."""
@@ -272,19 +241,16 @@ class FastWeightMemory(nn.Module):
             parts = [self.read(_cut(packet, span), state) for span, state in reads]
             return torch.cat(parts, dim=1)
         count = len(reads)
-        w1 = torch.stack([state.weights.w1 for _, state in reads], dim=1).flatten(0, 1)
-        weights = FastWeights(self._shared(self.w0, count), w1, self._shared(self.w2, count))
+        packed = torch.stack([state.weights for _, state in reads], dim=1).flatten(0, 1)
+        w0, w2 = self._shared(self.w0, count), self._shared(self.w2, count)
+        weights = unpack(packed, self.writes)._replace(w0=w0, w2=w2)
         queries = packet.queries.unflatten(1, (count, -1)).flatten(0, 1)
         return fast_weight_apply(weights, queries).unflatten(0, (-1, count)).flatten(1, 2)
 
-    def _full(self, weights: FastWeights) -> FastWeights:
+    def _full(self, weights: Tensor) -> FastWeights:
         """The written matrices from the state, the frozen ones as learned."""
-        return FastWeights(
-            *(
-                getattr(self, name) if weight is None else weight
-                for name, weight in zip(MATRICES, weights, strict=True)
-            )
-        )
+        both = zip(unpack(weights, self.writes), self._learned(), strict=True)
+        return FastWeights(*(learned if own is None else own for own, learned in both))
 
     def _heads(self, x_BLC: Tensor) -> Tensor:
         """[B, L, H * D] to [N, L, D]."""

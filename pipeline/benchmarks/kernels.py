@@ -23,6 +23,8 @@ from everview.kernels.fast_weight import (
     fast_weight_direction,
     fast_weight_gradient,
     initial_norms,
+    pack,
+    unpack,
 )
 from everview.kernels.newton_schulz import newton_schulz
 from everview.kernels.published import (
@@ -80,13 +82,10 @@ class _Case:
         width = self.qkv.shape[-1] // 3
         start = FastWeights(*self.weights)
         delta = fast_weight_gradient(start, self.qkv[..., width:], self.rates, MATRICES)
-        directions, norms = fast_weight_direction(delta), initial_norms(start)
+        direction, norms = fast_weight_direction(delta), initial_norms(start)
         step = self.rates.new_ones(len(self.qkv))
-        moved = []
-        for weight, direction, norm in zip(self.weights, directions, norms, strict=True):
-            assert direction is not None and norm is not None  # noqa: PT018
-            moved.append(fast_weight_commit(weight, direction, step, norm))
-        return fast_weight_apply(FastWeights(*moved), self.qkv[..., :width])
+        moved = fast_weight_commit(pack(start), direction, step, norms)
+        return fast_weight_apply(unpack(moved), self.qkv[..., :width])
 
     def published(self) -> Tensor:
         """Update and read as published: products in the tokens' type, weights kept in float32."""

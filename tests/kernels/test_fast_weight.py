@@ -19,7 +19,10 @@ from everview.kernels.fast_weight import (
     fast_weight_direction,
     fast_weight_gradient,
     initial_norms,
+    pack,
     renormalise,
+    unpack,
+    written,
 )
 
 D, F = 6, 10
@@ -78,7 +81,7 @@ def test_the_gradient_is_minus_autograds_of_the_rated_inner_loss(
     rate = rates[..., ["w0", "w1", "w2"].index(matrix)]
     loss = -(rate * (by_definition(weights._replace(**{matrix: leaf}), key) * value).sum(-1)).sum()
     (expected,) = torch.autograd.grad(loss, leaf)
-    found = getattr(fast_weight_gradient(weights, packed_kv, rates), matrix)
+    found = getattr(unpack(fast_weight_gradient(weights, packed_kv, rates)), matrix)
     torch.testing.assert_close(found, -expected, rtol=1e-12, atol=1e-12)
 
 
@@ -97,17 +100,28 @@ def test_what_is_not_written_is_absent_and_the_rest_unchanged(
 ) -> None:
     weights = random_weights(2, generator)
     packed_kv, rates, _ = random_tokens(2, 9, generator)
-    every = fast_weight_gradient(weights, packed_kv, rates)
+    every = unpack(fast_weight_gradient(weights, packed_kv, rates))
     some = fast_weight_gradient(weights, packed_kv, rates, writes)
     if writes == ("w1",):  # its gradient doesn't need the matrix itself
         some = fast_weight_gradient(weights._replace(w1=None), packed_kv, rates, writes)
+    assert some.shape == (2, len(writes), D, F)
+    assert fast_weight_direction(some).shape == some.shape
+    for name, part in unpack(some, writes)._asdict().items():
+        assert (part is None) == (name not in writes)
+        assert part is None or torch.equal(part, getattr(every, name))
+
+
+@pytest.mark.parametrize("writes", WRITES, ids="+".join)
+def test_unpacking_returns_what_was_packed(
+    generator: torch.Generator, writes: tuple[str, ...]
+) -> None:
+    weights = random_weights(2, generator)
+    back = unpack(pack(weights, writes), writes)
     for name in ("w0", "w1", "w2"):
-        if name in writes:
-            assert torch.equal(getattr(some, name), getattr(every, name))
-        else:
-            assert getattr(some, name) is None
-    direction = fast_weight_direction(some)
-    assert [part is None for part in direction] == [part is None for part in some]
+        part = getattr(back, name)
+        assert torch.equal(part, getattr(weights, name)) if name in writes else part is None
+    with pytest.raises(ValueError, match="some of w0, w1, w2"):
+        written(("w3",))
 
 
 def test_sums_over_chunks_of_tokens_add_up(generator: torch.Generator) -> None:
@@ -116,9 +130,7 @@ def test_sums_over_chunks_of_tokens_add_up(generator: torch.Generator) -> None:
     whole = fast_weight_gradient(weights, packed_kv, rates)
     cuts = [slice(0, 1), slice(1, 12), slice(12, 29)]
     parts = [fast_weight_gradient(weights, packed_kv[:, c], rates[:, c]) for c in cuts]
-    for name in ("w0", "w1", "w2"):
-        total = sum(getattr(part, name) for part in parts)
-        torch.testing.assert_close(getattr(whole, name), total, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(whole, sum(parts), rtol=1e-12, atol=1e-12)
 
 
 def test_strided_tokens_give_what_contiguous_ones_give(generator: torch.Generator) -> None:
@@ -129,7 +141,7 @@ def test_strided_tokens_give_what_contiguous_ones_give(generator: torch.Generato
         same = fast_weight_gradient(
             weights, packed_kv[:, strided].contiguous(), rates[:, strided].contiguous()
         )
-        torch.testing.assert_close(tuple(delta), tuple(same), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(delta, same, rtol=1e-12, atol=1e-12)
         read = fast_weight_apply(weights, packed_q[:, strided])
         same_read = fast_weight_apply(weights, packed_q[:, strided].contiguous())
         torch.testing.assert_close(read, same_read, rtol=1e-12, atol=1e-12)
@@ -147,37 +159,47 @@ def test_a_matrix_shared_by_the_batch_gives_what_its_copies_give(
     torch.testing.assert_close(read, expected, rtol=1e-12, atol=1e-12)
     delta = fast_weight_gradient(weights, packed_kv, rates)
     own = fast_weight_gradient(copies, packed_kv, rates)
-    torch.testing.assert_close(tuple(delta), tuple(own), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(delta, own, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
 def test_step_zero_keeps_the_weight_bit_for_bit_whatever_the_direction(
     generator: torch.Generator, broken: float
 ) -> None:
-    weight = torch.randn(3, D, F, generator=generator)
-    direction = torch.randn(3, D, F, generator=generator)
+    start = random_weights(3, generator, torch.float32)
+    weights, norms = pack(start), initial_norms(start)
+    direction = torch.randn(weights.shape, generator=generator)
     direction[0] = broken
-    norm = weight.norm(dim=-2, keepdim=True)
-    moved = fast_weight_commit(weight, direction, torch.tensor([0.0, 1.0, 0.5]), norm)
-    assert torch.equal(moved[0], weight[0])
+    moved = fast_weight_commit(weights, direction, torch.tensor([0.0, 1.0, 0.5]), norms)
+    assert torch.equal(moved[0], weights[0])
     assert torch.isfinite(moved).all()
-    assert not torch.equal(moved[1], weight[1])
+    assert not torch.equal(moved[1], weights[1])
 
 
 def test_a_commit_restores_the_norms_it_is_given(generator: torch.Generator) -> None:
     start = random_weights(2, generator)
-    norms = initial_norms(start)
-    weight = start.w1
+    norms, weights = initial_norms(start), pack(start)
     for _ in range(50):
-        direction = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-        weight = fast_weight_commit(weight, direction, torch.ones(2), norms.w1)
-    after = weight.norm(dim=-2, keepdim=True)
-    torch.testing.assert_close(after, norms.w1, rtol=1e-4, atol=0)
-    assert renormalise(weight, norms.w1).shape == weight.shape
+        direction = torch.randn(weights.shape, generator=generator, dtype=torch.float64)
+        weights = fast_weight_commit(weights, direction, torch.ones(2), norms)
+    after = unpack(weights)
+    for now, before in zip(after, start, strict=True):
+        torch.testing.assert_close(now.norm(dim=-2), before.norm(dim=-2), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_heads_have_norms_of_their_own(generator: torch.Generator, heads: int) -> None:
+    """A head varies fastest in the batch, and `norms` has one entry a head."""
+    start = random_weights(heads, generator)
+    weights = pack(random_weights(2 * heads, generator))
+    moved = renormalise(weights, initial_norms(start))
+    for name, part in unpack(moved)._asdict().items():
+        expected = getattr(start, name).norm(dim=-2).repeat(2, 1)
+        torch.testing.assert_close(part.norm(dim=-2), expected, rtol=1e-4, atol=0)
 
 
 def test_sgd_moves_along_the_sum_itself(generator: torch.Generator) -> None:
-    delta = random_weights(2, generator)
+    delta = pack(random_weights(2, generator))
     assert fast_weight_direction(delta, "sgd") is delta
     with pytest.raises(ValueError, match="muon or sgd"):
         fast_weight_direction(delta, "adam")
@@ -192,15 +214,9 @@ def test_update_and_read_pass_gradcheck(generator: torch.Generator) -> None:
     def write_then_read(*tensors: Tensor) -> Tensor:
         w0, w1, w2, packed_kv, rates, packed_q, step = tensors
         start = FastWeights(w0, w1, w2)
-        norms = initial_norms(start)
         direction = fast_weight_direction(fast_weight_gradient(start, packed_kv, rates))
-        moved = FastWeights(
-            *(
-                fast_weight_commit(weight, toward, step, norm)
-                for weight, toward, norm in zip(start, direction, norms, strict=True)
-            )
-        )
-        return fast_weight_apply(moved, packed_q)
+        moved = fast_weight_commit(pack(start), direction, step, initial_norms(start))
+        return fast_weight_apply(unpack(moved), packed_q)
 
     inputs = [t.clone().requires_grad_() for t in (*weights, packed_kv, rates, packed_q, step)]
     assert torch.autograd.gradcheck(write_then_read, inputs, fast_mode=True)

@@ -13,6 +13,8 @@ from everview.kernels.fast_weight import (
     fast_weight_direction,
     fast_weight_gradient,
     initial_norms,
+    pack,
+    unpack,
 )
 from everview.kernels.newton_schulz import newton_schulz
 from everview.kernels.published import (
@@ -68,13 +70,8 @@ def test_update_and_apply_equal_ours_with_all_matrices_written(
     published = published_update(weights, key, value, rates)
     start = FastWeights(*weights)
     direction = fast_weight_direction(fast_weight_gradient(start, qkv[..., D:], rates))
-    step, norms = torch.ones(N, dtype=torch.float64), initial_norms(start)
-    ours = FastWeights(
-        *(
-            fast_weight_commit(weight, toward, step, norm)
-            for weight, toward, norm in zip(start, direction, norms, strict=True)
-        )
-    )
+    step = torch.ones(N, dtype=torch.float64)
+    ours = unpack(fast_weight_commit(pack(start), direction, step, initial_norms(start)))
     torch.testing.assert_close(tuple(published), tuple(ours), rtol=1e-11, atol=1e-11)
     read = published_apply(published, query)
     torch.testing.assert_close(read, fast_weight_apply(ours, qkv[..., :D]), rtol=1e-11, atol=1e-11)

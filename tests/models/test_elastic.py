@@ -103,10 +103,10 @@ def test_without_pull_it_is_lact_bit_for_bit() -> None:
 def test_within_one_chunk_all_anchors_coincide() -> None:
     seen = episode((3,))
     states = [streamed(scene_model(elastic=Elastic(anchor=a, pull=9.0)), seen) for a in ANCHORS]
-    pulled = [s.layers[1].weights.w1 for s in states]
+    pulled = [s.layers[1].weights for s in states]
     assert torch.equal(pulled[0], pulled[1])
     assert torch.equal(pulled[0], pulled[2])
-    assert not torch.equal(pulled[0], streamed(scene_model(), seen).layers[1].weights.w1)
+    assert not torch.equal(pulled[0], streamed(scene_model(), seen).layers[1].weights)
 
 
 @torch.no_grad()
@@ -141,7 +141,7 @@ def test_importance_and_anchors_take_no_gradient() -> None:
     model = scene_model(elastic=Elastic())
     state = streamed(model, episode((2, 1)))
     kept = state.layers[1].elastic[1]
-    assert state.layers[1].weights.w1.requires_grad
+    assert state.layers[1].weights.requires_grad
     assert not kept.importance.requires_grad
     assert not kept.anchor.requires_grad
 

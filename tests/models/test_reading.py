@@ -48,8 +48,8 @@ def test_packing_copies_weights_and_state(model: SceneModel) -> None:
     view = model.freeze(state, torch.bfloat16)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert {name for name, _ in model.named_parameters()} == names
-    assert view.layers[1].weights.w1.dtype == torch.bfloat16
-    assert state.layers[1].weights.w1.dtype == torch.float32
+    assert view.layers[1].weights.dtype == torch.bfloat16
+    assert state.layers[1].weights.dtype == torch.float32
     assert model.freeze(state).stack is model.layers
 
 

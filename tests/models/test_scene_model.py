@@ -56,7 +56,7 @@ def test_under_autocast_what_is_kept_stays_float32() -> None:
         state, outs = model(episode(), CHUNK_CAUSAL)
     for layer in state.layers:
         if layer != ():
-            assert layer.weights.w1.dtype == torch.float32
+            assert layer.weights.dtype == torch.float32
     for picture in (outs.targets.rgb, outs.targets.log_depth, outs.targets.log_scale):
         assert picture.dtype == torch.float32
 
