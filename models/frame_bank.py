@@ -75,6 +75,31 @@ class FrameBank:
         )
 
 
+def grown_bank(
+    bank: FrameBank | None,
+    images: Tensor,
+    cameras: Cameras,
+    time_s: Tensor,
+    gate_B: Tensor | None,
+    capacity: int,
+) -> FrameBank | None:
+    """The bank after a chunk, None without capacity. gate_B: 0 leaves it as it was; raises
+    ValueError where some scenes of a batch are gated and some aren't."""
+    if capacity == 0:
+        return None
+    if gate_B is not None and not bool((gate_B != 0).all()):
+        if bool((gate_B != 0).any()):
+            raise ValueError("a bank's scenes are gated together: gate all or none of a batch")
+        return bank
+    if bank is None:
+        bank = FrameBank(
+            images.new_zeros((len(images), 0, *images.shape[2:]), dtype=torch.uint8),
+            cameras[:, :0],
+            time_s[:, :0],
+        )
+    return bank.add(images, cameras, time_s, capacity)
+
+
 def view_distance(
     cameras: Cameras, others: Cameras, time_s: Tensor, other_time_s: Tensor
 ) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from everview.datasets.cameras import Cameras
 from everview.models.config import BankConfig, ModelConfig
 from everview.models.episode import Episode
-from everview.models.frame_bank import FrameBank, nearest_sources
+from everview.models.frame_bank import FrameBank, grown_bank, nearest_sources
 from everview.models.gauge import Gauge, fit_gauge
 from everview.models.heads import Decoded, Refinement, TokenHead
-from everview.models.layers import Plan, build_stack
+from everview.models.layers import Plan, TokenGrid, build_stack
 from everview.models.queries import HEADS, EpisodeOutputs, Outputs, Query, View
 from everview.models.rays import TokenEmbedding
-from everview.models.reading import PackedStack
+from everview.models.reading import PackedStack, compile_runs
 from everview.models.schedule import CHUNK_CAUSAL, Schedule
 from everview.models.state import Clock, SceneState, StateError, in_products
 from everview.models.sweep import PlaneSweep, Sources
@@ -97,8 +97,8 @@ class SceneModel(nn.Module):
         from torch._dynamo import config  # seconds to import, and only training compiles
 
         config.recompile_limit = max(config.recompile_limit, 64)
-        for layer in self.layers:
-            layer.run = torch.compile(layer.run, **options)
+        compile_runs(self.layers, options)
+        self._packed = PackedStack(options)
         for module in (self.embed, self.head, self.sweep, self.refine):
             if module is not None:
                 module.compile(**options)
@@ -121,14 +121,16 @@ class SceneModel(nn.Module):
         scale: str = "up_to_scale",
         gate_B: Tensor | None = None,
         schedule: Schedule = CHUNK_CAUSAL,
+        write: Callable[..., tuple[Any, ...]] | None = None,
     ) -> SceneState:
         """Absorb one chunk through every layer; the state given is left as it was.
 
         images in [0, 1], of the cameras' size; cameras in the capture's world; time in seconds.
         gauge: with the first chunk only; left out, it is fitted to that chunk (depth and scale as
         for `fit_gauge`).
-        gate_B: factor on the step per scene, 0 to discard the chunk. Raises StateError for a state
-        of other weights, GaugeError when no gauge can be fitted.
+        gate_B: factor on the step per scene, 0 to discard the chunk. write: a captured form of
+        `write`. Raises StateError for a state of other weights, GaugeError when no gauge can be
+        fitted.
         """
         self._check(state)
         self._check_sizes(images_BV3HW, cameras_BV, state)
@@ -144,53 +146,35 @@ class SceneModel(nn.Module):
         cameras = state.gauge.cameras_to_model(cameras_BV.to(self.device))
         clock = state.clock.started(time_s_BV)
         time_s = clock.since_origin(time_s_BV, images.shape[1])
-        layers = self._write(images, cameras, time_s, state, gate_B, schedule)
-        bank = self._grown_bank(state.bank, images, cameras, time_s, gate_B)
+        steps = self.config.step.steps(state.clock.chunks)[:, None]
+        steps = steps if gate_B is None else steps * gate_B.to(steps)[:, None]
+        layers = (write or self.write)(images, cameras, time_s, state.layers, steps, schedule)
+        capacity = 0 if self.config.bank is None else self.config.bank.capacity
+        bank = grown_bank(state.bank, images, cameras, time_s, gate_B, capacity)
         return replace(state, layers=layers, clock=clock.ticked(gate_B), bank=bank)
 
-    def _write(
+    def write(
         self,
         images: Tensor,
         cameras: Cameras,
         time_s: Tensor,
-        state: SceneState,
-        gate_B: Tensor | None,
+        layers: tuple[Any, ...],
+        steps_BU: Tensor,
         schedule: Schedule,
     ) -> tuple[Any, ...]:
+        """The part of `observe` without decisions: the layers' states after one chunk. cameras in
+        the gauge, time_s since the origin, steps [B, 1]."""
         x: Tensor | None = self.embed(cameras, images, time_s)
         grid = self._grid(cameras)
         plan = Plan.of(schedule, (images.shape[1],))
-        steps = self.config.step.steps(state.clock.chunks)[:, None]
-        steps = steps if gate_B is None else steps * gate_B.to(steps)[:, None]
-        layers = list(state.layers)
-        last = max((i for i, s in enumerate(layers) if s != ()), default=-1)
+        written = list(layers)
+        last = max((i for i, s in enumerate(written) if s != ()), default=-1)
         for index in range(last + 1):  # what follows the last memory has nothing to write
             run = plan.writes_only() if index == last else plan
-            x, _, layers[index] = self.layers[index].run(x, None, layers[index], run, steps, grid)
-        return tuple(layers)
-
-    def _grown_bank(
-        self,
-        bank: FrameBank | None,
-        images: Tensor,
-        cameras: Cameras,
-        time_s: Tensor,
-        gate_B: Tensor | None,
-    ) -> FrameBank | None:
-        config = self.config.bank
-        if config is None or config.capacity == 0:
-            return None
-        if gate_B is not None and not bool((gate_B != 0).all()):
-            if bool((gate_B != 0).any()):
-                raise ValueError("a bank's scenes are gated together: gate all or none of a batch")
-            return bank
-        if bank is None:
-            bank = FrameBank(
-                images.new_zeros((len(images), 0, *images.shape[2:]), dtype=torch.uint8),
-                cameras[:, :0],
-                time_s[:, :0],
+            x, _, written[index] = self.layers[index].run(
+                x, None, written[index], run, steps_BU, grid
             )
-        return bank.add(images, cameras, time_s, config.capacity)
+        return tuple(written)
 
     # --- queries -------------------------------------------------------------------------------
 
@@ -375,8 +359,9 @@ class SceneModel(nn.Module):
             log_scale=log_scale,
         )
 
-    def _grid(self, cameras: Cameras) -> tuple[int, int]:
-        return cameras.height // self.config.patch, cameras.width // self.config.patch
+    def _grid(self, cameras: Cameras) -> TokenGrid:
+        rows, columns = cameras.height // self.config.patch, cameras.width // self.config.patch
+        return TokenGrid.of(rows, columns, self.config.attention_head_dim, self.device)
 
     def _check_sizes(self, images: Tensor, cameras: Cameras, state: SceneState) -> None:
         lead, size = tuple(cameras.shape), (cameras.height, cameras.width)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from everview.models.config import ModelConfig
 from everview.models.layers.fast_weight import FastWeightMemory
 from everview.models.layers.feed_forward import FeedForward
+from everview.models.layers.grid import TokenGrid
 from everview.models.layers.plan import Plan
 from everview.models.layers.protocol import Layer, LayerState
 from everview.models.layers.window_attention import WindowAttention
@@ -28,4 +29,4 @@ def build_stack(config: ModelConfig) -> list[Layer]:
     return [LETTERS[letter](config) for letter in config.stack]
 
 
-__all__ = ["LETTERS", "Layer", "LayerState", "Plan", "build_stack"]
+__all__ = ["LETTERS", "Layer", "LayerState", "Plan", "TokenGrid", "build_stack"]

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from everview.models.config import ModelConfig
+from everview.models.layers.grid import TokenGrid
 from everview.models.layers.joint import run_jointly
 from everview.models.layers.plan import Plan
 
@@ -35,7 +36,7 @@ class FeedForward(nn.Module):
         state: tuple[()],
         plan: Plan | None,
         steps_BU: Tensor | None,
-        grid: tuple[int, int],
+        grid: TokenGrid,
     ) -> tuple[Tensor | None, Tensor | None, tuple[()]]:
         """See Layer.run; inputs and queries go through in one batch."""
         return *run_jointly(self.forward, inputs_BVTC, queries_BVTC), ()

@@ -29,11 +29,11 @@ class Layer(Protocol):
         state: LayerState,
         plan: Plan | None,
         steps_BU: Tensor | None,
-        grid: tuple[int, int],
+        grid: Any,
     ) -> tuple[Tensor | None, Tensor | None, LayerState]:
         """Execute `plan` on the inputs, then let the queries read what it left.
 
         inputs write and read as the plan says (None: nothing is written, plan and steps unused);
-        queries only read (None: no queries). grid: rows and columns of tokens in a view.
+        queries only read (None: no queries). grid: a TokenGrid.
         """
         ...

@@ -13,33 +13,9 @@ from torch.nn import functional
 
 from everview.kernels.rms_norm import rms_normalise
 from everview.models.config import ModelConfig
+from everview.models.layers.grid import TokenGrid, rotate
 from everview.models.layers.joint import run_jointly
 from everview.models.layers.plan import Plan
-
-_ROTARY_BASE = 100.0
-
-
-def rotary_table(
-    grid: tuple[int, int], head_dim: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Cosine and signed sine [T, head_dim] of a grid of patches, for `rotate`.
-
-    Of each half of the channels the first half turns with the row, the second with the column.
-    """
-    rows, columns = grid
-    quarter = head_dim // 4
-    rates = _ROTARY_BASE ** (-torch.arange(quarter, device=device, dtype=torch.float32) / quarter)
-    row = torch.arange(rows, device=device, dtype=torch.float32).repeat_interleave(columns)
-    column = torch.arange(columns, device=device, dtype=torch.float32).repeat(rows)
-    angles = torch.cat([row[:, None] * rates, column[:, None] * rates], dim=-1)
-    cosine, sine = angles.cos(), angles.sin()
-    return torch.cat([cosine, cosine], -1), torch.cat([-sine, sine], -1)
-
-
-def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotate channel pairs (i, i + half) of x [..., head_dim]; the table broadcasts against x."""
-    # whole rows times a table: halves of rows are too short for a processor's vector loops
-    return x * cosine + x.roll(x.shape[-1] // 2, -1) * sine
 
 
 class WindowAttention(nn.Module):
@@ -59,18 +35,15 @@ class WindowAttention(nn.Module):
         """Nothing is remembered: the window is one image."""
         return ()
 
-    def forward(self, x_BVTC: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Tokens in, tokens out; grid: rows and columns of tokens in a view."""
+    def forward(self, x_BVTC: Tensor, grid: TokenGrid) -> Tensor:
+        """Tokens in, tokens out."""
         b, v, t, c = x_BVTC.shape
         qkv = self.qkv(self.norm(x_BVTC)).view(b * v, t, 3, self.heads, self.head_dim)
         value = qkv[:, :, 2]
         gains = torch.stack([self.query_norm.weight, self.key_norm.weight])[:, None]
         normed = rms_normalise(qkv[:, :, :2], gains, self.query_norm.eps)
-        cosine, sine = (
-            table.to(normed.dtype)[:, None, None]
-            for table in rotary_table(grid, self.head_dim, x_BVTC.device)
-        )
-        query, key = rotate(normed, cosine, sine).to(value.dtype).unbind(2)
+        table = (part.to(normed.dtype)[:, None, None] for part in (grid.cosine, grid.sine))
+        query, key = rotate(normed, *table).to(value.dtype).unbind(2)
         mixed = functional.scaled_dot_product_attention(
             query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         )
@@ -83,7 +56,7 @@ class WindowAttention(nn.Module):
         state: tuple[()],
         plan: Plan | None,
         steps_BU: Tensor | None,
-        grid: tuple[int, int],
+        grid: TokenGrid,
     ) -> tuple[Tensor | None, Tensor | None, tuple[()]]:
         """See Layer.run; inputs and queries go through in one batch."""
         return *run_jointly(lambda x: self.forward(x, grid), inputs_BVTC, queries_BVTC), ()

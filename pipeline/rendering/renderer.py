@@ -16,9 +16,12 @@ from torch import Tensor
 
 from everview.datasets.cameras import Camera, Cameras
 from everview.kernels.backend import reading_products
+from everview.models.captured import Answer, answering
 from everview.models.scene_model import Outputs, Query, SceneModel
 
-_TOKENS_AT_ONCE = 4096  # views of 128 px have 256 tokens of 8x8: 16 of them, about 0.3 GiB at d384
+# Views of 128 px have 256 tokens of 8x8: 16 of them on a CPU, about 0.3 GiB at d384; a GPU is full
+# with 8 of 256 px.
+_TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 8192}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +47,11 @@ class SceneRenderer:
     Safe to use from several threads beside a session that observes: nothing here is written.
     """
 
-    def __init__(self, model: SceneModel, state: Any):
-        """state: of one scene (batch 1), with its gauge set."""
+    def __init__(self, model: SceneModel, state: Any, answer: Answer | None = None):
+        """state: of one scene (batch 1), with its gauge set. answer: what other renderers of this
+        model use too, so that what was captured for them needn't be captured again."""
         self.model = model
+        self._answer = answer or answering(model)
         with torch.inference_mode():
             self.view = model.freeze(state, reading_products(model.device))
 
@@ -61,7 +66,8 @@ class SceneRenderer:
         with_memory: also draw what the memory alone gives (twice the work).
         """
         times = [None] * len(cameras) if times_s is None else list(times_s)
-        for start, stop in _batches(cameras, self.model.config.patch):
+        most = _TOKENS_AT_ONCE.get(self.model.device.type, 4096)
+        for start, stop in _batches(cameras, self.model.config.patch, most):
             yield from self._render_batch(cameras[start:stop], times[start:stop], with_memory)
 
     def depth_of(self, camera: Camera, image: np.ndarray, time_s: float | None) -> RenderedView:
@@ -93,7 +99,7 @@ class SceneRenderer:
 
     def _ask(self, query: Query, heads: tuple[str, ...]) -> Outputs:
         with torch.inference_mode():
-            return self.model.query(query, self.view, heads=heads)
+            return self._answer(query, self.view, heads)
 
 
 def image_tensor(images: Sequence[np.ndarray], device: torch.device) -> Tensor:
@@ -134,12 +140,12 @@ def _bytes(images: Tensor) -> np.ndarray:
     return scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def _batches(cameras: Sequence[Camera], patch: int) -> Iterator[tuple[int, int]]:
+def _batches(cameras: Sequence[Camera], patch: int, tokens: int) -> Iterator[tuple[int, int]]:
     """Runs [start, stop) of cameras of one size that fit the token budget together."""
     start = 0
     while start < len(cameras):
         width, height = cameras[start].width, cameras[start].height
-        most = max(1, _TOKENS_AT_ONCE // max(1, (width // patch) * (height // patch)))
+        most = max(1, tokens // max(1, (width // patch) * (height // patch)))
         stop = start + 1
         while (
             stop < len(cameras)

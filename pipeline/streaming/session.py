@@ -26,6 +26,7 @@ import torch
 from everview.datasets.cameras import Camera, Cameras
 from everview.datasets.captures import Frame, Scale
 from everview.datasets.errors import DataError
+from everview.models.captured import Answer, answering, writing
 from everview.models.gauge import Gauge, GaugeError, fit_gauge
 from everview.models.scene_model import SceneModel
 from everview.models.state import (
@@ -57,6 +58,7 @@ from everview.pipeline.streaming.policies import ACCEPTED, StreamPolicies
 from everview.pipeline.streaming.retention import RetentionProbe, image_psnr
 from everview.pipeline.streaming.snapshots import Snapshot, commit_snapshot
 from everview.pipeline.streaming.trajectory import Trajectory
+from everview.pipeline.training.precision import mixed_precision
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,12 @@ class Published:
     model: SceneModel
     state: SceneState
     num_chunks: int
+    answer: Answer
 
     @cached_property
     def renderer(self) -> SceneRenderer:
         """Frozen when first looked at; two threads that come together freeze twice, harmlessly."""
-        return SceneRenderer(self.model, self.state)
+        return SceneRenderer(self.model, self.state, self.answer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +120,7 @@ class Session:
         self.absorb_s = 0.0
         self.latencies_ms: list[float] = []
         self._published: Published | None = None
+        self._answer, self._write = answering(model), writing(model)
         self._pending: list[_Pending] = []
         self._waiting_rows: list[dict[str, Any]] = []
         self._previous: Frame | None = None
@@ -227,15 +231,18 @@ class Session:
             fitted["gauge"] = self.gauge.to(device)
         else:
             state = self._published.state
-        with torch.no_grad():
+        with torch.no_grad(), mixed_precision(device):
             placed = cameras[None].to(device=device)
-            state = self.model.observe(images, placed, times, state, **fitted)
+            state = self.model.observe(images, placed, times, state, **fitted, write=self._write)
         verdict = self.policies.gate.judge_state(state_to_tensors(state)[0])
         if verdict == ACCEPTED:
-            self._published = Published(self.model, state, len(self.chunk_sizes) + 1)
+            self._publish(state, len(self.chunk_sizes) + 1)
         else:
             self.refused[verdict] += len(chunk)
         return verdict
+
+    def _publish(self, state: SceneState, num_chunks: int) -> None:
+        self._published = Published(self.model, state, num_chunks, self._answer)
 
     def _fit_gauge(self, cameras: Cameras, chunk: Sequence[Frame]) -> Gauge:
         depth = stacked_depth(chunk)
@@ -314,7 +321,7 @@ class Session:
         facts = snapshot.facts
         state = read_state(snapshot, self.model, self.weights_name)
         self.chunk_sizes = [int(size) for size in facts["chunk_sizes"]]
-        self._published = Published(self.model, state, len(self.chunk_sizes))
+        self._publish(state, len(self.chunk_sizes))
         self.gauge = state.gauge
         self.trajectory = Trajectory.from_tensors(snapshot.trajectory)
         self.colour = RunningColour.from_facts(facts.get("colour"))

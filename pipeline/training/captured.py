@@ -14,10 +14,7 @@ recorded a run needs the memory of two steps: the graphs', and a plain one's.
 
 from __future__ import annotations
 
-import gc
-import traceback
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -25,13 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from everview.models.episode import Episode
+from everview.models.graphs import GraphRecorder, described, twin
 from everview.models.schedule import Schedule
 from everview.models.state import map_tensors, named_tensors
 from everview.pipeline.training.losses import LossWeights
 from everview.pipeline.training.step import StepResult
 
-LINKS = 4
-"""Errors of a chain that are told."""
 EAGER_USES = 2
 """Steps of a form before it is recorded: the first compiles, the second finds all as it will be."""
 
@@ -58,7 +54,7 @@ class Form:
     weights: dict[str, Tensor]
     rate_factor: Tensor
     uses: int = 0
-    graph: torch.cuda.CUDAGraph | None = None
+    replay: Callable[[], None] | None = None
     names: tuple[str, ...] = ()
     """names of the losses"""
     packed: Tensor | None = None
@@ -104,16 +100,11 @@ class CapturedStep:
     """why the plain step runs instead, if it does"""
     _forms: dict[Hashable, Form] = field(default_factory=dict)
     _inputs: dict[Hashable, Episode] = field(default_factory=dict)
-    _failed: list[torch.cuda.CUDAGraph] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._parameters = list(self.model.parameters())
         self._device = self._parameters[0].device
-        with torch.cuda.device(self._device):
-            self._stream = torch.cuda.Stream()
-            # Graphs run one after another and leave nothing but results behind, which are copied
-            # out at once: all may use the same memory.
-            self._pool = torch.cuda.graph_pool_handle()
+        self._recorder = GraphRecorder(self._device)
 
     def __call__(
         self,
@@ -127,21 +118,21 @@ class CapturedStep:
             return self.step(episode, schedule, weights, rate_factor)
         form = self._form(episode, schedule, weights)
         form.fill(episode, weights, rate_factor)
-        if form.graph is None:
+        if form.replay is None:
             recording = form.uses == EAGER_USES
             untouched = self._versions()
             try:
                 if not recording:
                     form.uses += 1
                     return self._eagerly(form, schedule)
-                form.graph = self._captured(form, schedule)
+                form.replay = self._captured(form, schedule)
             except Exception as error:  # or there isn't room for a plain step beside the graphs
                 if not recording and self._versions() != untouched:
                     raise
                 self._give_up(error)
-        if form.graph is None:  # out of the handler, which keeps what the failed step allocated
+        if form.replay is None:  # out of the handler, which keeps what the failed step allocated
             return self.step(episode, schedule, weights, rate_factor)
-        form.graph.replay()
+        form.replay()
         # replays write to the weights behind autograd's back; their versions tell who has seen them
         torch.autograd.graph.increment_version(self._parameters)
         return form.result()
@@ -154,7 +145,7 @@ class CapturedStep:
         key = (layout, episode.chunk_views, schedule, tuple(weights))
         if key not in self._forms:
             if layout not in self._inputs:
-                self._inputs[layout] = map_tensors(_twin, episode)
+                self._inputs[layout] = map_tensors(twin, episode)
             inputs = replace(self._inputs[layout], chunk_views=episode.chunk_views)
             zero = torch.zeros((), device=self._device)
             scalars = {name: zero.clone() for name in weights}
@@ -162,36 +153,24 @@ class CapturedStep:
         return self._forms[key]
 
     def _eagerly(self, form: Form, schedule: Schedule) -> StepResult:
-        """A plain step on the stream that will be recorded, whose handles and workspaces it makes.
+        """A plain step, where the graph will be recorded."""
+        return self._recorder.eagerly(
+            lambda: self.step(form.episode, schedule, form.weights, form.rate_factor)
+        )
 
-        Before and after it the streams wait for each other, so their tensors need no further care.
-        """
-        current = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            result = self.step(form.episode, schedule, form.weights, form.rate_factor)
-        current.wait_stream(self._stream)
-        return result
-
-    def _captured(self, form: Form, schedule: Schedule) -> torch.cuda.CUDAGraph:
+    def _captured(self, form: Form, schedule: Schedule) -> Callable[[], None]:
         """Record one step; nothing is executed.
 
         No gradient is left over from before, so they live and die in the graph's memory. Autocast
         is entered and left inside the step: its cache of half-precision weights is recorded with
-        it, made anew by every replay, and nobody else sees it. The backward pass runs in a thread
-        of autograd's, hence a capture that minds the calls of this thread alone.
+        it, made anew by every replay, and nobody else sees it.
         """
-        graph = torch.cuda.CUDAGraph()
-        self._failed.append(graph)
         for parameter in self._parameters:
             parameter.grad = None
-        with (
-            undisturbed(),
-            torch.cuda.graph(graph, self._pool, self._stream, "thread_local"),
-        ):
-            form.record(self.step(form.episode, schedule, form.weights, form.rate_factor))
-        self._failed.remove(graph)
-        return graph
+        replay, _ = self._recorder.record(
+            lambda: form.record(self.step(form.episode, schedule, form.weights, form.rate_factor))
+        )
+        return replay
 
     def _versions(self) -> list[int]:
         """How often each weight was written to."""
@@ -201,53 +180,8 @@ class CapturedStep:
         """Back to where the plain step can go on; recording has executed nothing."""
         for parameter in self._parameters:
             parameter.grad = None
-        with suppress(Exception):  # a capture that couldn't end has left the allocator waiting
-            torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
         torch.cuda.synchronize(self._device)
-        self.failure = _described(error)
+        self.failure = described(error)
         self._forms.clear()
         self._inputs.clear()
         self.say(f"the training step can't be captured; going on without: {self.failure}")
-
-
-def _twin(tensor: Tensor) -> Tensor:
-    """Room for tensors like this one, strides too: compiled code is made for one layout."""
-    overlapping = any(
-        stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-    )
-    if overlapping:
-        return torch.empty_like(tensor, memory_format=torch.contiguous_format)
-    return torch.empty_strided(
-        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
-    )
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Collect now, and not within: a graph or an event destroyed during a capture spoils it.
-
-    The current stream is put back too, which a capture that fails doesn't do.
-    """
-    stream = torch.cuda.current_stream()
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        torch.cuda.set_stream(stream)
-        if was_enabled:
-            gc.enable()
-
-
-def _described(error: BaseException) -> str:
-    """A chain of errors in one line: ending a spoilt capture raises another on top of the cause."""
-    chain: list[str] = []
-    link: BaseException | None = error
-    while link is not None and len(chain) < LINKS:
-        frames = traceback.extract_tb(link.__traceback__)
-        ours = [frame for frame in frames if "/torch/" not in frame.filename]
-        place = f" at {ours[-1].filename}:{ours[-1].lineno}" if ours else ""
-        chain.append(f"{type(link).__name__}: {' '.join(str(link).split())[:300]}{place}")
-        link = link.__context__
-    return ", after ".join(chain)

@@ -156,7 +156,7 @@ def test_the_first_chunk_of_shifted_reads_the_initial_state() -> None:
     with torch.no_grad():
         _, outs = model(seen, SHIFTED)
         for layer, state in zip(model.layers, initial.layers, strict=True):
-            _, tokens, _ = layer.run(None, tokens, state, None, None, (2, 2))
+            _, tokens, _ = layer.run(None, tokens, state, None, None, model._grid(cameras))
     torch.testing.assert_close(outs.inputs.rgb, model.head(tokens, 16, 16).rgb, **EXACT)
 
 

@@ -9,7 +9,10 @@ from torch.nn import functional
 
 from everview.models.config import tiny
 from everview.models.layers.feed_forward import FeedForward
-from everview.models.layers.window_attention import WindowAttention, rotary_table, rotate
+from everview.models.layers.grid import TokenGrid, rotary_table, rotate
+from everview.models.layers.window_attention import WindowAttention
+
+GRID = TokenGrid.of(2, 3, 8, torch.device("cpu"))
 
 
 def window() -> WindowAttention:
@@ -27,7 +30,7 @@ def test_it_is_attention_with_normalised_and_rotated_queries_and_keys() -> None:
     k = rotate(functional.rms_norm(k, (8,), layer.key_norm.weight, 1e-6), *table)
     mixed = torch.softmax(q @ k.mT / 8**0.5, -1) @ v
     expected = x[0, 0] + layer.out(mixed.transpose(0, 1).reshape(6, 16))
-    torch.testing.assert_close(layer(x, (2, 3))[0, 0], expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(layer(x, GRID)[0, 0], expected, rtol=0, atol=1e-12)
 
 
 def test_rotations_keep_lengths_and_see_only_differences() -> None:
@@ -48,9 +51,9 @@ def test_views_do_not_see_each_other_nor_inputs_queries() -> None:
     wide = FeedForward(replace(tiny(), dim=16, attention_head_dim=8)).double()
     x, q = torch.randn(2, 3, 6, 16).double(), torch.randn(2, 2, 6, 16).double()
     for run in (layer, wide):
-        inputs, queries, state = run.run(x, q, (), None, None, (2, 3))
-        alone, _, _ = run.run(x[:, 1:2], None, (), None, None, (2, 3))
-        _, asked, _ = run.run(None, q, (), None, None, (2, 3))
+        inputs, queries, state = run.run(x, q, (), None, None, GRID)
+        alone, _, _ = run.run(x[:, 1:2], None, (), None, None, GRID)
+        _, asked, _ = run.run(None, q, (), None, None, GRID)
         torch.testing.assert_close(inputs[:, 1:2], alone, rtol=0, atol=1e-12)
         torch.testing.assert_close(queries, asked, rtol=0, atol=1e-12)
         assert state == ()

@@ -5,14 +5,11 @@ the host. Told without a GPU, on tensors that have shapes and devices but no val
 from __future__ import annotations
 
 import contextlib
-import traceback
 from dataclasses import replace
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from everview.models import config as models
 from everview.models.scene_model import SceneModel
@@ -21,6 +18,7 @@ from everview.pipeline.training.config import LossConfig, OptimiserConfig
 from everview.pipeline.training.losses import episode_loss
 from everview.pipeline.training.optimisers import Optimiser
 from everview.pipeline.training.step import training_step
+from tests.models.crossings import Crossings
 from tests.pipeline.training.flat_episode import plane_episode
 
 CONFIG = replace(models.tiny(), stack="WTF")
@@ -30,25 +28,6 @@ CASES = {
     "no bank": (replace(CONFIG, bank=None), CHUNK_CAUSAL),
 }
 WEIGHTS = LossConfig().at(1.0)
-
-
-class Crossings(TorchDispatchMode):
-    """Notes every operation between the host's memory and `device`'s, with its place."""
-
-    def __init__(self, device: str) -> None:
-        super().__init__()
-        self.device = device
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        leaves = tree_leaves((args, kwargs or {}, result))
-        devices = {leaf.device.type for leaf in leaves if isinstance(leaf, torch.Tensor)}
-        if {"cpu", self.device} <= devices:
-            frames = [f for f in traceback.extract_stack() if "/torch/" not in f.filename]
-            place = next(f for f in reversed(frames) if f.filename != __file__ or "test_" in f.name)
-            self.found.append(f"{func} at {place.filename}:{place.lineno}")
-        return result
 
 
 def scalars(device):

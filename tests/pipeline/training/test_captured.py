@@ -73,7 +73,7 @@ def recorded(model, optimiser, episode, weights):
     step = CapturedStep(partial(training_step, model, optimiser), model, pytest.fail)
     for _ in range(EAGER_USES + 1):
         step(episode, CHUNK_CAUSAL, weights, 1.0)
-    assert all(form.graph is not None for form in step._forms.values())
+    assert all(form.replay is not None for form in step._forms.values())
     return step
 
 
