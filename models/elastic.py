@@ -1,82 +1,56 @@
-"""Elastic test-time training: a pull of each committed weight towards an anchor.
+"""Elastic test-time training as a configuration: which importance, which anchor, how strong a pull.
 
-LaCET (FSM, arXiv 2604.07350, section 3). One commit, per layer and sample:
-
-    w'  = w + step * direction                      displacement
-    F  <- alpha F + (1 - alpha) phi(S)              importance of each weight
-    w'' = w' - lambda F * (w' - w*)                 consolidation (the new F, as released)
-    w   = renorm(w'')                               norms of the learned initial weights
-    w* <- anchor policy (w*, w)                     fixed, streaming, or streaming-EMA
-
-    MAS: phi(S) = |w' - w|;  EWC: (w' - w)^2;  SI: |(w' - w) * (w' - w*)|
-
-lambda = 0 is LaCT bit for bit. F and w* take no gradient. Nothing is averaged over the batch (the
-paper averages S; its released code also shares the first layer's F and w* with all layers).
+The equations are in kernels.fast_weight.elastic (LaCET: FSM, arXiv 2604.07350, section 3).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from everview.kernels.fast_weight import renormalise
+from everview.kernels.fast_weight.commit import ElasticRule, ElasticState, elastic_commit
+from everview.kernels.fast_weight.elastic import Follow, Score
 
 _INITIAL_IMPORTANCE = 1e-6
-
-
-class ElasticState(NamedTuple):
-    """anchor w* and importance F of one matrix, float32, [N, I, O] each."""
-
-    anchor: Tensor
-    importance: Tensor
 
 
 @dataclass(frozen=True)
 class MemoryAwareSynapses:
     """phi(S) = |w' - w| (MAS)."""
 
-    def score(self, displacement: Tensor, from_anchor: Tensor) -> Tensor:
-        """Importance of this write, [N, I, O]."""
-        return displacement.abs()
+    score: ClassVar[Score] = "mas"
 
 
 @dataclass(frozen=True)
 class ElasticWeightConsolidation:
     """phi(S) = (w' - w)^2 (EWC)."""
 
-    def score(self, displacement: Tensor, from_anchor: Tensor) -> Tensor:
-        """Importance of this write, [N, I, O]."""
-        return displacement.square()
+    score: ClassVar[Score] = "ewc"
 
 
 @dataclass(frozen=True)
 class SynapticIntelligence:
     """phi(S) = |(w' - w) * (w' - w*)| (SI)."""
 
-    def score(self, displacement: Tensor, from_anchor: Tensor) -> Tensor:
-        """Importance of this write, [N, I, O]."""
-        return (displacement * from_anchor).abs()
+    score: ClassVar[Score] = "si"
 
 
 @dataclass(frozen=True)
 class FixedAnchor:
     """w* stays the learned initial weights ("global" in the paper)."""
 
-    def follow(self, anchor: Tensor, weight: Tensor) -> Tensor:
-        """The anchor after a commit."""
-        return anchor
+    follow: ClassVar[Follow] = "fixed"
 
 
 @dataclass(frozen=True)
 class StreamingAnchor:
     """w* is the weight at the last chunk boundary."""
 
-    def follow(self, anchor: Tensor, weight: Tensor) -> Tensor:
-        """The anchor after a commit."""
-        return weight
+    follow: ClassVar[Follow] = "streaming"
 
 
 @dataclass(frozen=True)
@@ -84,10 +58,7 @@ class StreamingEmaAnchor:
     """w* <- beta w* + (1 - beta) w."""
 
     beta: float = 0.5
-
-    def follow(self, anchor: Tensor, weight: Tensor) -> Tensor:
-        """The anchor after a commit."""
-        return self.beta * anchor + (1 - self.beta) * weight
+    follow: ClassVar[Follow] = "ema"
 
 
 Importance = MemoryAwareSynapses | ElasticWeightConsolidation | SynapticIntelligence
@@ -103,25 +74,24 @@ class Elastic:
     pull: float = 0.5
     decay: float = 0.5
 
-    def init_state(self, weight: Tensor) -> ElasticState:
+    def init_state(self, weights: Tensor) -> ElasticState:
         """State before the first chunk: anchored at the initial weights."""
-        weight = weight.detach()
-        return ElasticState(weight.clone(), torch.full_like(weight, _INITIAL_IMPORTANCE))
+        weights = weights.detach()
+        return ElasticState(weights.clone(), torch.full_like(weights, _INITIAL_IMPORTANCE))
 
     def commit(
-        self, weight: Tensor, direction: Tensor, step: Tensor, norm: Tensor, state: ElasticState
+        self,
+        weights: Tensor,
+        direction: Tensor,
+        step: Tensor,
+        norms: Sequence[Tensor],
+        state: ElasticState,
     ) -> tuple[Tensor, ElasticState]:
-        """One commit of a matrix [N, I, O] with step [N]; step 0 changes nothing, bit for bit."""
-        step = step.view(-1, 1, 1)
-        displaced = weight + step * direction
-        seen = displaced.detach()
-        score = self.importance.score(seen - weight.detach(), seen - state.anchor)
-        importance = self.decay * state.importance + (1 - self.decay) * score
-        pulled = displaced - self.pull * importance * (displaced - state.anchor)
-        moved = renormalise(pulled, norm)
-        anchor = self.anchor.follow(state.anchor, moved.detach())
-        idle = step == 0
-        kept = ElasticState(
-            torch.where(idle, state.anchor, anchor), torch.where(idle, state.importance, importance)
-        )
-        return torch.where(idle, weight, moved), kept
+        """One commit of packed matrices [N, M, D, F] with step [N]; step 0 changes nothing, bit
+        for bit."""
+        return elastic_commit(weights, direction, step, norms, self.rule(), state)
+
+    def rule(self) -> ElasticRule:
+        """The same, as the kernels take it."""
+        beta = self.anchor.beta if isinstance(self.anchor, StreamingEmaAnchor) else 0.0
+        return ElasticRule(self.importance.score, self.anchor.follow, self.pull, self.decay, beta)
