@@ -14,17 +14,21 @@ import torch
 from torch import Tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-_EPSILON = 1e-7
+EPSILON = 1e-7
 
 
 def newton_schulz(
-    matrices: Tensor, steps: int = 5, compute_dtype: torch.dtype | None = None
+    matrices: Tensor,
+    steps: int = 5,
+    compute_dtype: torch.dtype | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Orthogonalise each of `matrices` [N, R, C]; the result has the input's shape and dtype.
+    """Orthogonalise each of `matrices` [N, R, C]; the result has the input's shape.
 
     steps: iterations, at least 1. compute_dtype: bfloat16 on a GPU unless given, the input's own
-    on a CPU. The Gram matrix is formed on the short side, so the cost is
-    steps * (4 R^2 C + 2 R^3) operations a matrix with R <= C. Raises ValueError for other shapes.
+    on a CPU. dtype: the result's, the input's own unless given. The Gram
+    matrix is formed on the short side, so the cost is steps * (4 R^2 C + 2 R^3) operations a
+    matrix with R <= C. Raises ValueError for other shapes.
 
     In bfloat16 the result isn't reproducible elementwise across shapes or batch sizes; compare
     fits, not entries.
@@ -42,13 +46,13 @@ def newton_schulz(
     # autocast would pull a float32 or float64 iteration down to bfloat16
     with torch.autocast(matrices.device.type, enabled=False):
         norm = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True, dtype=_wide(matrices))
-        x = (matrices / (norm + _EPSILON)).to(compute_dtype)
+        x = (matrices / (norm + EPSILON)).to(compute_dtype)
         x = x.mT if tall else x
         for _ in range(steps):
             gram = torch.bmm(x, x.mT)
             polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
             x = torch.baddbmm(x, polynomial, x, beta=a)
-        return (x.mT if tall else x).to(matrices.dtype)
+        return (x.mT if tall else x).to(dtype or matrices.dtype)
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

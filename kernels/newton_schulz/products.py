@@ -1,0 +1,147 @@
+"""The batched matrix products of Newton-Schulz and of its backward, in Triton for sm_90.
+
+Operands come through tensor descriptors [K, rows, columns] (TMA): what lies outside a matrix reads
+as zero and is never written, so sides need not divide into tiles. K counts the matrices of a
+stack of several such batches; an operand is named by the number of its first matrix there. Half
+precision operands, float32 sums.
+
+DEPENDENT chains kernels by programmatic dependent launch: a kernel may then start while the
+one before still runs, and waits for its end before it touches any memory.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+
+@triton.jit
+def _lower_tile(index, RATIO: tl.constexpr):
+    """Row and column of a square on or below the diagonal, and the tile's own column; RATIO tiles
+    make a square."""
+    square = index // RATIO
+    row = ((tl.sqrt(8.0 * square + 1.0) - 1.0) * 0.5).to(tl.int32)
+    # one off either way, should the root have been rounded
+    row = tl.where(row * (row + 1) // 2 > square, row - 1, row)
+    row = tl.where((row + 1) * (row + 2) // 2 <= square, row + 1, row)
+    column = square - row * (row + 1) // 2
+    return row, column, column * RATIO + index % RATIO
+
+
+@triton.jit
+def _addend(pointer, matrix, top, left, rows, columns, BM: tl.constexpr, BN: tl.constexpr):
+    """A tile of a contiguous [N, rows, columns]; fetched before the loop, needed after it."""
+    row = top + tl.arange(0, BM)
+    column = left + tl.arange(0, BN)
+    start = pointer + matrix.to(tl.int64) * rows * columns
+    inside = (row < rows)[:, None] & (column < columns)[None, :]
+    return tl.load(start + row[:, None] * columns + column[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def _tile(source, matrix, top, left, TOP: tl.constexpr, LEFT: tl.constexpr):
+    return source.load([matrix, top, left]).reshape(TOP, LEFT)
+
+
+@triton.jit(do_not_specialize=["u_first", "v_first", "result_first"])
+def symmetric_product(
+    by_rows,
+    by_columns,
+    addend,
+    result,
+    mirrored,
+    u_first,
+    v_first,
+    result_first,
+    rows,
+    inner,
+    alpha,
+    beta,
+    TWICE: tl.constexpr,
+    ADD: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):
+    """result = alpha (U V^T [+ V U^T with TWICE]) [+ beta addend with ADD], symmetric.
+
+    U, V [N, rows, inner] lie in one stack, of which by_rows gives blocks BM x BK and by_columns
+    BN x BK. result [N, rows, rows]: blocks BM x BN, and mirrored BN x BM. Without TWICE the caller
+    vouches for the symmetry. Grid: (tiles on and below the diagonal, N). BN divides BM.
+    """
+    square_row, square_column, column = _lower_tile(tl.program_id(0), BM // BN)
+    matrix = tl.program_id(1)
+    top, left = square_row * BM, column * BN
+    steps = tl.cdiv(inner, BK)
+    if DEPENDENT:
+        gdc_wait()
+        gdc_launch_dependents()
+    if ADD:
+        added = _addend(addend, matrix, top, left, rows, rows, BM, BN)
+    total = tl.zeros((BM, BN), tl.float32)
+    # one loop for both products: loads of the second fly during the first
+    for step in range(0, 2 * steps if TWICE else steps):
+        swapped = step >= steps
+        k = (step - steps if swapped else step) * BK
+        above = _tile(by_rows, (v_first if swapped else u_first) + matrix, top, k, BM, BK)
+        beside = _tile(by_columns, (u_first if swapped else v_first) + matrix, left, k, BN, BK)
+        total = tl.dot(above, beside.T, total, input_precision="ieee")
+    total *= alpha
+    if ADD:
+        total += beta * added.to(tl.float32)
+    tile = total.to(result.dtype)
+    result.store([result_first + matrix, top, left], tile.reshape(1, BM, BN))
+    if square_column < square_row:
+        mirrored.store([result_first + matrix, left, top], tile.T.reshape(1, BN, BM))
+
+
+@triton.jit(
+    do_not_specialize=["left_one", "right_one", "left_two", "right_two", "result_first"],
+)
+def general_product(
+    lefts,
+    rights,
+    addend,
+    result,
+    left_one,
+    right_one,
+    left_two,
+    right_two,
+    result_first,
+    rows,
+    columns,
+    alpha,
+    TWICE: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):
+    """result = alpha addend + left_one right_one [+ left_two right_two with TWICE].
+
+    lefts [., rows, rows] in blocks BM x BK, rights [., rows, columns] in blocks BK x BN; result
+    [N, rows, columns]. Grid: (tiles, N), down a column of tiles first: they share their right
+    operand.
+    """
+    down = tl.cdiv(rows, BM)
+    top = tl.program_id(0) % down * BM
+    left = tl.program_id(0) // down * BN
+    matrix = tl.program_id(1)
+    steps = tl.cdiv(rows, BK)
+    if DEPENDENT:
+        gdc_wait()
+        gdc_launch_dependents()
+    added = _addend(addend, matrix, top, left, rows, columns, BM, BN)
+    total = tl.zeros((BM, BN), tl.float32)
+    for step in range(0, 2 * steps if TWICE else steps):
+        second = step >= steps
+        k = (step - steps if second else step) * BK
+        one = _tile(lefts, (left_two if second else left_one) + matrix, top, k, BM, BK)
+        other = _tile(rights, (right_two if second else right_one) + matrix, k, left, BK, BN)
+        total = tl.dot(one, other, total, input_precision="ieee")
+    total += alpha * added.to(tl.float32)
+    tile = total.to(result.dtype)
+    result.store([result_first + matrix, top, left], tile.reshape(1, BM, BN))
