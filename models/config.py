@@ -120,6 +120,17 @@ def base33m() -> ModelConfig:
     return ModelConfig(dim=384)
 
 
+def base312m() -> ModelConfig:
+    """The published size: 24 x WTF at 768, all three matrices written at full step, no bank."""
+    return ModelConfig(
+        stack="WTF" * 24,
+        dim=768,
+        memory_writes=("w0", "w1", "w2"),
+        step=_steps.ConstantStep(),
+        bank=None,
+    )
+
+
 _POLICIES = {
     cls.__name__: cls
     for cls in (

@@ -24,7 +24,7 @@ from everview.pipeline.benchmarks.published_model import PublishedModel
 
 VIEWS, SIZE, PATCH = 8, 128, 8
 TOKENS_PER_VIEW = (SIZE // PATCH) ** 2
-_RADIUS, _FOCAL_PX = 2.0, 140.0
+_RADIUS, _FOCAL = 2.0, 140.0 / 128
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Scene:
         """The same scene every time."""
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(1, VIEWS, 3, SIZE, SIZE, generator=generator)
-        return Scene(images, _circle(torch.arange(VIEWS) / VIEWS), _circle(torch.tensor([0.07])))
+        return Scene(images, circle(torch.arange(VIEWS) / VIEWS), circle(torch.tensor([0.07])))
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Ours:
             torch.manual_seed(0)
             model = SceneModel(base33m()).eval().requires_grad_(False)
         start = model.init_state(1)
-        state = model.observe(scene.images, scene.cameras, None, start, gauge=_as_is())
+        state = model.observe(scene.images, scene.cameras, None, start, gauge=as_is())
         products = (
             reading_products(model.device)
             if model.head.pixels.weight.dtype == torch.float32
@@ -79,7 +79,7 @@ class Ours:
     def observe(self) -> SceneState:
         """Absorb all inputs as one chunk."""
         scene = self.scene
-        return self.model.observe(scene.images, scene.cameras, None, self.start, gauge=_as_is())
+        return self.model.observe(scene.images, scene.cameras, None, self.start, gauge=as_is())
 
     def render(self) -> Tensor:
         """The target from the fast weights alone."""
@@ -96,7 +96,7 @@ class Ours:
     def memory(self) -> Tensor:
         """Every written weight."""
         states = [layer for layer in self.state.layers if layer != ()]
-        return torch.cat([w.flatten() for s in states for w in s.weights if w is not None])
+        return torch.cat([state.weights.flatten() for state in states])
 
     def _picture(self, bank: bool) -> Tensor:
         picture = self.model.query(Query(self.scene.target), self.view, ("rgb",), bank=bank).rgb
@@ -150,20 +150,22 @@ def _reconstruct(model: PublishedModel, scene: Scene) -> list[PublishedWeights]:
     return model.reconstruct(pluecker(scene.cameras).to(kind), scene.images.to(kind))
 
 
-def _as_is() -> Gauge:
+def as_is() -> Gauge:
     """The gauge that changes nothing."""
     rotation = torch.eye(3, dtype=torch.float64)[None]
     return Gauge(rotation, torch.zeros_like(rotation[0, :1]), torch.ones_like(rotation[0, 0, :1]),
                  "given")  # fmt: skip
 
 
-def _circle(turns_V: Tensor) -> Cameras:
-    """Cameras [1, V] at these parts of a full turn, level, looking at the origin."""
+def circle(turns_V: Tensor, size: int = SIZE) -> Cameras:
+    """Cameras [1, V] of size x size pixels at these parts of a full turn, level, looking at the
+    origin."""
     angle = turns_V * 2 * math.pi
     forward = torch.stack([-angle.sin(), torch.zeros_like(angle), angle.cos()], -1)
     down = torch.tensor([0.0, 1.0, 0.0]).expand_as(forward)
     right = torch.linalg.cross(down, forward)
     pose = torch.eye(4).repeat(len(angle), 1, 1)
     pose[:, :3] = torch.stack([right, down, forward, -_RADIUS * forward], -1)
-    lens = torch.tensor([_FOCAL_PX, _FOCAL_PX, SIZE / 2, SIZE / 2]).repeat(len(angle), 1)
-    return Cameras(SIZE, SIZE, lens[None], pose[None])
+    focal = _FOCAL * size
+    lens = torch.tensor([focal, focal, size / 2, size / 2]).repeat(len(angle), 1)
+    return Cameras(size, size, lens[None], pose[None])

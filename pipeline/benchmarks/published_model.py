@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from everview.kernels.published import (
     PublishedWeights,
@@ -97,8 +98,26 @@ class PublishedFeedForward(nn.Module):
         return self.contract(functional.gelu(self.expand(self.norm(x_BVTC))))
 
 
+def published_block(
+    attention: PublishedAttention,
+    memory: PublishedMemory,
+    feed_forward: PublishedFeedForward,
+    x_BVTC: Tensor,
+    weights: PublishedWeights,
+    writes: bool,
+) -> tuple[Tensor, PublishedWeights]:
+    """One residual block: tokens and the weights it leaves."""
+    x_BVTC = x_BVTC + attention(x_BVTC)
+    read, weights = memory(x_BVTC, weights, writes)
+    x_BVTC = x_BVTC + read
+    return x_BVTC + feed_forward(x_BVTC), weights
+
+
 class PublishedModel(nn.Module):
-    """`reconstruct` writes the weights of every block from posed images; `render` only reads."""
+    """`reconstruct` writes the weights of every block from posed images; `render` only reads.
+
+    checkpoints: in training, keep each block's inputs alone and compute it again for its gradient.
+    """
 
     def __init__(
         self,
@@ -110,6 +129,8 @@ class PublishedModel(nn.Module):
     ) -> None:
         super().__init__()
         self.patch = patch
+        self.checkpoints = False
+        self._block: Any = published_block
         self.embed = nn.Linear(12 * patch**2, dim, bias=False)
         self.embed_norm = nn.LayerNorm(dim, bias=False)
         self.attention = nn.ModuleList(PublishedAttention(dim, head_dim) for _ in range(blocks))
@@ -121,6 +142,10 @@ class PublishedModel(nn.Module):
             if name.endswith("weight") and parameter.ndim == 2:
                 std = 0.02 / math.sqrt(3 * blocks) if "out" in name or "contract" in name else 0.02
                 nn.init.normal_(parameter, std=std)
+
+    def compile_blocks(self, **options: Any) -> None:
+        """torch.compile a block; all share its graphs."""
+        self._block = torch.compile(published_block, **options)
 
     def reconstruct(self, rays_BV9HW: Tensor, images_BV3HW: Tensor) -> list[PublishedWeights]:
         """Every block's weights after the inputs. Rays: origin, direction, moment; images in
@@ -149,10 +174,12 @@ class PublishedModel(nn.Module):
         self, x: Tensor, weights: list[PublishedWeights], writes: bool
     ) -> tuple[Tensor, list[PublishedWeights]]:
         after = []
-        for index, memory in enumerate(self.memory):
-            x = x + self.attention[index](x)
-            read, left = memory(x, weights[index], writes)
-            x = x + read
-            x = x + self.feed_forward[index](x)
+        for *layers, before in zip(
+            self.attention, self.memory, self.feed_forward, weights, strict=True
+        ):
+            if self.checkpoints:
+                x, left = checkpoint(self._block, *layers, x, before, writes, use_reentrant=False)
+            else:
+                x, left = self._block(*layers, x, before, writes)
             after.append(left)
         return x, after

@@ -6,12 +6,14 @@ import dataclasses
 import json
 
 import pytest
+import torch
 
 from everview.models.config import (
     BankConfig,
     ModelConfig,
     base15m,
     base33m,
+    base312m,
     config_from_dict,
     config_to_dict,
     tiny,
@@ -33,6 +35,7 @@ CONFIGS = [
     tiny(),
     base15m(),
     base33m(),
+    base312m(),
     ModelConfig(bank=None, step=ConstantStep(0.5), memory_writes=("w0", "w2")),
     ModelConfig(elastic=Elastic(MemoryAwareSynapses(), FixedAnchor(), pull=0.1)),
     ModelConfig(elastic=Elastic(ElasticWeightConsolidation(), StreamingEmaAnchor(0.9), decay=0.2)),
@@ -98,3 +101,9 @@ def test_the_stack_is_what_its_letters_say() -> None:
 def test_the_published_small_model_has_about_fifteen_million_parameters() -> None:
     count = sum(p.numel() for p in SceneModel(base15m()).parameters())
     assert 14e6 < count < 16.5e6
+
+
+def test_the_published_size_has_312_million_parameters() -> None:
+    with torch.device("meta"):
+        count = sum(p.numel() for p in SceneModel(base312m()).parameters())
+    assert count == pytest.approx(312e6, rel=0.02)

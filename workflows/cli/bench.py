@@ -19,9 +19,17 @@ class Arguments(CommonFlags):
     are written to bench.json in that run directory.
     """
 
-    what: Annotated[Literal["model", "kernels"], tyro.conf.Positional] = "model"
-    """model: observe and render with 33M parameters, on the CPU; kernels: update, apply,
-    Newton-Schulz, on the GPU if there is one"""
+    what: Annotated[Literal["model", "kernels", "train"], tyro.conf.Positional] = "model"
+    """model: observe and render, with 312M parameters on a GPU, else with 33M on the CPU; kernels:
+    update, apply, Newton-Schulz, on the GPU if there is one; train: training steps, on a GPU"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where `model` is measured; auto: on a GPU if there is one"""
+    only: str = ""
+    """on a GPU, of `model` and `train`: the rows whose name begins so"""
+    profile: bool = False
+    """on a GPU, of `model` and `train`: also say which kernels the time goes to"""
+    autotune: bool = False
+    """on a GPU, of `model` and `train`: let the compiler try several forms of each product"""
     threads: int | None = None
     """torch threads; all usable cores unless given"""
     rounds: int = 7
@@ -50,6 +58,8 @@ def _measure(arguments: Arguments) -> tuple[dict[str, object], str]:
     from everview.pipeline.benchmarks.results import COLUMNS
 
     threads = arguments.threads or len(os.sched_getaffinity(0))
+    if arguments.what != "kernels" and (arguments.what == "train" or _on_gpu(arguments)):
+        return _whole(arguments)
     if arguments.what == "model":
         from everview.pipeline.benchmarks.model import bench_model
 
@@ -58,5 +68,35 @@ def _measure(arguments: Arguments) -> tuple[dict[str, object], str]:
         from everview.pipeline.benchmarks.kernels import bench_kernels
 
         found = bench_kernels(threads, arguments.rounds)
+    rows = table([row.cells() for row in found.rows], COLUMNS)
+    return found.as_json(), f"{rows}\n\n{found.circumstances()}"
+
+
+def _on_gpu(arguments: Arguments) -> bool:
+    import torch
+
+    return arguments.device != "cpu" and (arguments.device == "cuda" or torch.cuda.is_available())
+
+
+def _whole(arguments: Arguments) -> tuple[dict[str, object], str]:
+    """The rows of whole models on a GPU."""
+    import torch
+
+    from everview.pipeline.benchmarks.model_gpu import Setting, bench_model_gpu
+    from everview.pipeline.benchmarks.train import bench_train
+    from everview.pipeline.benchmarks.whole_rows import COLUMNS
+    from everview.pipeline.errors import EnvironmentUnfit
+
+    if not torch.cuda.is_available():
+        raise EnvironmentUnfit(f"bench {arguments.what} needs an NVIDIA GPU, and there is none")
+    mode = {"mode": "max-autotune-no-cudagraphs"} if arguments.autotune else {}
+    setting = Setting(
+        torch.device("cuda"),
+        arguments.rounds,
+        {"dynamic": False, **mode},
+        only=arguments.only,
+        profile=arguments.profile,
+    )
+    found = (bench_train if arguments.what == "train" else bench_model_gpu)(setting)
     rows = table([row.cells() for row in found.rows], COLUMNS)
     return found.as_json(), f"{rows}\n\n{found.circumstances()}"
