@@ -1,14 +1,19 @@
 """Newton-Schulz and its backward as chains of products.
 
 Forward, per step, with coefficients a, b, c:
-    A = X X^T;   P = b A + c A A;   X' = a X + P X
+    A = X X^T;   B = a I + b A + c A A;   X' = B X
 
-Backward, with G = dL/dX' and A, P symmetric:
-    S = G X^T + X G^T               (dL/dP and its transpose)
+Everything made of A alone commutes, so several steps can run on R x R matrices: A' = B A B, and
+their polynomials multiply up, Q' = B Q, until X' = Q X ends the phase. Rounding errors grow within
+a phase; up to three steps in float16 stay below a quarter of the plain bf16 formulation's error
+(five don't), measured in torch for Gaussian matrices and for singular values decaying as 1/k.
+
+Backward, with G = dL/dX', and A and B symmetric:
+    S = G X^T + X G^T               (dL/dB and its transpose)
     M = b S + c (S A + A S)         (dL/dA and its transpose)
-    dL/dX = a G + P G + M X
-The backward is linear in G, so G is kept at norm 1 until the end: gradients of 1e-6 or 1e6 lose
-nothing in half precision.
+    dL/dX = B G + M X
+It is linear in G, so G is kept at norm 1 until the end: gradients of 1e-6 or 1e6 lose nothing in
+half precision.
 
 Shapes: N matrices, R rows, C columns, R <= C.
 """
@@ -18,6 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from everview.kernels.newton_schulz import plan
 from everview.kernels.newton_schulz.launch import (
     Operand,
     Stack,
@@ -33,27 +39,55 @@ _TINY = 1e-30
 
 
 def forward(
-    matrices: Tensor, steps: int, operands: torch.dtype, dtype: torch.dtype
+    matrices: Tensor,
+    steps: int,
+    operands: torch.dtype,
+    dtype: torch.dtype,
+    phases: tuple[int, ...] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The result [N, R, C] in `dtype`, the normalised input in `operands`, and its norms [N]."""
+    """The result [N, R, C] in `dtype`, the normalised input in `operands`, and its norms [N].
+
+    phases: steps that run on R x R matrices together; the plan's choice unless given.
+    """
+    n, rows, columns = matrices.shape
+    phases = phases or plan.phases(steps, n, rows, columns)
     unit = torch.empty(matrices.shape, dtype=operands, device=matrices.device)
     norm = normalise(matrices, unit, EPSILON)
     result = torch.empty(matrices.shape, dtype=dtype, device=matrices.device)
-    grams, iterates = stack_like(unit, 2, unit.shape[1]), stack_like(unit, 2, unit.shape[2])
+    squares = stack_like(unit, 2 if max(phases) == 1 else 5, rows)
+    iterates = stack_like(unit, 2, columns)
     x = Stack(unit[None])[0]
-    for step in range(steps):
-        target = Stack(result[None])[0] if step == steps - 1 else iterates[step % 2]
-        _polynomial(x, grams[0], grams[1])
-        general_product("update", grams[1], x, x, COEFFICIENTS[0], target)
+    for place, length in enumerate(phases):
+        last = place == len(phases) - 1
+        target = Stack(result[None])[0] if last else iterates[place % 2]
+        general_product("update", _phase(x, length, squares), x, target)
         x = target
     return result, unit, norm
+
+
+def _phase(x: Operand, length: int, squares: Stack) -> Operand:
+    """The polynomial Q of X X^T that takes X through `length` steps, in one of `squares`."""
+    gram, polynomial = squares[0], squares[1]
+    _polynomial(x, gram, polynomial)
+    if length == 1:
+        return polynomial
+    half, factor, spare = squares[2], squares[3], squares[4]
+    now = polynomial  # B of this step
+    for _ in range(1, length):
+        symmetric_product("gram", now, gram, half)
+        symmetric_product("gram", now, half, gram)
+        now = factor
+        _of_gram(gram, now)
+        symmetric_product("gram", now, polynomial, spare)
+        polynomial, spare = spare, polynomial
+    return polynomial
 
 
 def backward(
     gradient: Tensor, unit: Tensor, norm: Tensor, steps: int, dtype: torch.dtype
 ) -> Tensor:
     """dL/d(matrices) in `dtype` from dL/d(result) [N, R, C], by way of the iterates anew."""
-    a, b, c = COEFFICIENTS
+    _, b, c = COEFFICIENTS
     rows, columns = unit.shape[1:]
     # iterates, then the gradient to and fro; grams, polynomials, S and M: one stack each, since
     # the two products of one launch share a stack
@@ -64,8 +98,7 @@ def backward(
     for step in range(steps):
         _polynomial(wide[step], square[step], square[steps + step])
         if step < steps - 1:
-            polynomial = square[steps + step]
-            general_product("update", polynomial, wide[step], wide[step], a, wide[step + 1])
+            general_product("update", square[steps + step], wide[step], wide[step + 1])
     g = wide[steps]
     gradient_norm = normalise(gradient, g.tensor, _TINY)
     last = Stack(torch.empty(unit.shape, dtype=torch.float32, device=unit.device)[None])[0]
@@ -74,7 +107,7 @@ def backward(
         symmetric_product("pair", g, x, outer)
         symmetric_product("mixed", outer, gram, inner, alpha=c, beta=b, addend=outer)
         target = last if step == 0 else wide[2 * steps + 1 - g.slot]
-        general_product("fold", polynomial, g, g, a, target, more=(inner, x))
+        general_product("fold", polynomial, g, target, more=(inner, x))
         g = target
     result = torch.empty(unit.shape, dtype=dtype, device=unit.device)
     through_norm(last.tensor, unit, gradient_norm, norm, result, EPSILON)
@@ -82,7 +115,11 @@ def backward(
 
 
 def _polynomial(x: Operand, gram: Operand, polynomial: Operand) -> None:
-    """gram = X X^T and polynomial = b gram + c gram^2."""
-    _, b, c = COEFFICIENTS
+    """gram = X X^T and polynomial = a I + b gram + c gram^2."""
     symmetric_product("gram", x, x, gram)
-    symmetric_product("square", gram, gram, polynomial, alpha=c, beta=b, addend=gram)
+    _of_gram(gram, polynomial)
+
+
+def _of_gram(gram: Operand, polynomial: Operand) -> None:
+    a, b, c = COEFFICIENTS
+    symmetric_product("square", gram, gram, polynomial, alpha=c, beta=b, gamma=a, addend=gram)

@@ -71,12 +71,13 @@ def symmetric_product(
     result: Operand,
     alpha: float = 1.0,
     beta: float = 0.0,
+    gamma: float = 0.0,
     addend: Operand | None = None,
     tiles: plan.Tiles | None = None,
 ) -> None:
-    """result = alpha (U V^T [+ V U^T for a kind made of two]) [+ beta addend], one launch.
+    """result = alpha (U V^T [+ V U^T for a kind of two]) [+ beta addend + gamma I], one launch.
 
-    u and v are of one stack. tiles: the plan's choice unless given.
+    u and v are of one stack for a kind of two. tiles: the plan's choice unless given.
     """
     n, rows, inner = u.tensor.shape
     tiles = tiles or plan.choose(kind, n, rows, inner)
@@ -93,6 +94,7 @@ def symmetric_product(
         inner,
         alpha,
         beta,
+        gamma,
         TWICE=plan.twice(kind),
         ADD=addend is not None,
         **_constants(tiles),
@@ -103,24 +105,21 @@ def general_product(
     kind: plan.Kind,
     left: Operand,
     right: Operand,
-    addend: Operand,
-    alpha: float,
     result: Operand,
     more: tuple[Operand, Operand] | None = None,
     tiles: plan.Tiles | None = None,
 ) -> None:
-    """result = alpha addend + left right [+ the product of `more`], one launch.
+    """result = left right [+ the product of `more`], one launch.
 
     more: a left of left's stack and a right of right's stack. tiles: the plan's choice unless
     given.
     """
-    n, rows, columns = addend.tensor.shape
+    n, rows, columns = right.tensor.shape
     tiles = tiles or plan.choose(kind, n, rows, columns)
     left_two, right_two = more or (left, right)
     products.general_product[(plan.tile_count(kind, tiles, rows, columns), n)](
         left.stack.blocks(tiles.rows, tiles.depth),
         right.stack.blocks(tiles.depth, tiles.columns),
-        addend.tensor,
         result.stack.blocks(tiles.rows, tiles.columns),
         left.first,
         right.first,
@@ -129,7 +128,6 @@ def general_product(
         result.first,
         rows,
         columns,
-        alpha,
         TWICE=more is not None,
         **_constants(tiles),
     )

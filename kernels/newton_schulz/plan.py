@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["gram", "square", "update", "pair", "mixed", "fold"]
-"""The products. Forward: gram A = X X^T; square P = b A + c A A; update X' = a X + P X.
-Backward: pair S = G X^T + X G^T; mixed M = b S + c (S A + A S); fold a G + P G + M X."""
+"""The products. Forward: gram A = X X^T (or a product of polynomials of A, symmetric too); square
+B = a I + b A + c A A; update X' = B X. Backward: pair S = G X^T + X G^T; mixed
+M = b S + c (S A + A S); fold B G + M X."""
 
+LONGEST_PHASE = 3
 MULTIPROCESSORS = 132
 _PAIRS_A_CLOCK = 2048
 _BYTES_A_CLOCK = 64
@@ -98,6 +100,26 @@ def choose(kind: Kind, n: int, rows: int, columns: int) -> Tiles:
     if measured is not None:
         return measured
     return min(CHOICES[kind], key=lambda tiles: estimate(kind, tiles, n, rows, columns))
+
+
+def phases(steps: int, n: int, rows: int, columns: int) -> tuple[int, ...]:
+    """How many steps run on R x R matrices together, until all `steps` are done; see chain.py.
+
+    Either each alone or up to LONGEST_PHASE together, whichever is estimated to be faster. Longer
+    phases first: later ones begin nearer to orthogonality, where errors grow faster.
+    """
+    alone = (1,) * steps
+    count = -(-steps // LONGEST_PHASE)
+    together = tuple(steps // count + (place < steps % count) for place in range(count))
+
+    def clocks(lengths: tuple[int, ...]) -> float:
+        def of(kind: Kind, side: int) -> float:
+            return estimate(kind, choose(kind, n, rows, side), n, rows, side)
+
+        small = 3 * (steps - len(lengths)) * of("gram", rows) + steps * of("square", rows)
+        return len(lengths) * (of("gram", columns) + of("update", columns)) + small
+
+    return min((alone, together), key=clocks)
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,13 @@ def _lower_tile(index, RATIO: tl.constexpr):
 
 
 @triton.jit
-def _addend(pointer, matrix, top, left, rows, columns, BM: tl.constexpr, BN: tl.constexpr):
-    """A tile of a contiguous [N, rows, columns]; fetched before the loop, needed after it."""
+def _addend(pointer, matrix, top, left, rows, BM: tl.constexpr, BN: tl.constexpr):
+    """A tile of a contiguous [N, rows, rows]; fetched before the loop, needed after it."""
     row = top + tl.arange(0, BM)
     column = left + tl.arange(0, BN)
-    start = pointer + matrix.to(tl.int64) * rows * columns
-    inside = (row < rows)[:, None] & (column < columns)[None, :]
-    return tl.load(start + row[:, None] * columns + column[None, :], mask=inside, other=0.0)
+    start = pointer + matrix.to(tl.int64) * rows * rows
+    inside = (row < rows)[:, None] & (column < rows)[None, :]
+    return tl.load(start + row[:, None] * rows + column[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
@@ -59,6 +59,7 @@ def symmetric_product(
     inner,
     alpha,
     beta,
+    gamma,
     TWICE: tl.constexpr,
     ADD: tl.constexpr,
     BM: tl.constexpr,
@@ -66,11 +67,12 @@ def symmetric_product(
     BK: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
-    """result = alpha (U V^T [+ V U^T with TWICE]) [+ beta addend with ADD], symmetric.
+    """result = alpha (U V^T [+ V U^T with TWICE]) [+ beta addend + gamma I with ADD], symmetric.
 
-    U, V [N, rows, inner] lie in one stack, of which by_rows gives blocks BM x BK and by_columns
-    BN x BK. result [N, rows, rows]: blocks BM x BN, and mirrored BN x BM. Without TWICE the caller
-    vouches for the symmetry. Grid: (tiles on and below the diagonal, N). BN divides BM.
+    by_rows gives U [N, rows, inner] in blocks BM x BK and by_columns V in BN x BK; with TWICE
+    both lie in one stack that both give. result [N, rows, rows]: blocks BM x BN, and
+    mirrored BN x BM. Without TWICE the caller vouches for the symmetry. Grid: (tiles on and below
+    the diagonal, N). BN divides BM.
     """
     square_row, square_column, column = _lower_tile(tl.program_id(0), BM // BN)
     matrix = tl.program_id(1)
@@ -80,7 +82,7 @@ def symmetric_product(
         gdc_wait()
         gdc_launch_dependents()
     if ADD:
-        added = _addend(addend, matrix, top, left, rows, rows, BM, BN)
+        added = _addend(addend, matrix, top, left, rows, BM, BN)
     total = tl.zeros((BM, BN), tl.float32)
     # one loop for both products: loads of the second fly during the first
     for step in range(0, 2 * steps if TWICE else steps):
@@ -91,7 +93,8 @@ def symmetric_product(
         total = tl.dot(above, beside.T, total, input_precision="ieee")
     total *= alpha
     if ADD:
-        total += beta * added.to(tl.float32)
+        diagonal = (top + tl.arange(0, BM))[:, None] == (left + tl.arange(0, BN))[None, :]
+        total += beta * added.to(tl.float32) + tl.where(diagonal, gamma, 0.0)
     tile = total.to(result.dtype)
     result.store([result_first + matrix, top, left], tile.reshape(1, BM, BN))
     if square_column < square_row:
@@ -104,7 +107,6 @@ def symmetric_product(
 def general_product(
     lefts,
     rights,
-    addend,
     result,
     left_one,
     right_one,
@@ -113,16 +115,15 @@ def general_product(
     result_first,
     rows,
     columns,
-    alpha,
     TWICE: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
-    """result = alpha addend + left_one right_one [+ left_two right_two with TWICE].
+    """result = left_one right_one [+ left_two right_two with TWICE].
 
-    lefts [., rows, rows] in blocks BM x BK, rights [., rows, columns] in blocks BK x BN; result
+    lefts [K, rows, rows] in blocks BM x BK, rights [K, rows, columns] in blocks BK x BN; result
     [N, rows, columns]. Grid: (tiles, N), down a column of tiles first: they share their right
     operand.
     """
@@ -134,7 +135,6 @@ def general_product(
     if DEPENDENT:
         gdc_wait()
         gdc_launch_dependents()
-    added = _addend(addend, matrix, top, left, rows, columns, BM, BN)
     total = tl.zeros((BM, BN), tl.float32)
     for step in range(0, 2 * steps if TWICE else steps):
         second = step >= steps
@@ -142,6 +142,5 @@ def general_product(
         one = _tile(lefts, (left_two if second else left_one) + matrix, top, k, BM, BK)
         other = _tile(rights, (right_two if second else right_one) + matrix, k, left, BK, BN)
         total = tl.dot(one, other, total, input_precision="ieee")
-    total += alpha * added.to(tl.float32)
     tile = total.to(result.dtype)
     result.store([result_first + matrix, top, left], tile.reshape(1, BM, BN))

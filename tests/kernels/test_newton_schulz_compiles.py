@@ -67,9 +67,7 @@ def product(configuration: plan.Configuration, dependent: bool = False) -> Any:
         signature = dict.fromkeys(products.general_product.arg_names, "i32") | {
             "lefts": blocks(HALF, rows, depth),
             "rights": blocks(HALF, depth, columns),
-            "addend": f"*{HALF}",
             "result": blocks(wide, rows, columns),
-            "alpha": "fp32",
         }
         return compiled(products.general_product, signature, constants, **options)
     constants["ADD"] = kind in ("square", "mixed")
@@ -81,6 +79,7 @@ def product(configuration: plan.Configuration, dependent: bool = False) -> Any:
         "mirrored": blocks(wide, columns, rows),
         "alpha": "fp32",
         "beta": "fp32",
+        "gamma": "fp32",
     }
     if not constants["ADD"]:
         constants["addend"] = None

@@ -22,14 +22,23 @@ def relative(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_chain_is_the_reference(shape: tuple[int, int, int]) -> None:
     matrices = random(*shape)
-    result, unit, norm = chain.forward(matrices.float(), 2, torch.float32, torch.float32)
+    result, unit, norm = chain.forward(matrices.float(), 2, torch.float32, torch.float32, (1, 1))
     assert relative(result, reference.newton_schulz(matrices, 2)) < 3e-6
     assert relative(norm, matrices.flatten(1).norm(dim=1)) < 1e-6
     assert relative(unit, matrices / matrices.flatten(1).norm(dim=1)[:, None, None]) < 1e-6
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
-@pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
+@pytest.mark.parametrize("phases", [(3,), (2, 1), (4, 1)], ids=str)
+def test_steps_on_the_gram_matrix_are_the_same_steps(phases: tuple[int, ...]) -> None:
+    matrices, steps = random(2, 48, 80), sum(phases)
+    result, _, _ = chain.forward(matrices.float(), steps, torch.float32, torch.float32, phases)
+    assert relative(result, reference.newton_schulz(matrices, steps)) < 3e-5
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale"),
+    [((2, 48, 80), 1e-6), ((1, 48, 80), 1e6), ((1, 176, 208), 1.0)],
+)
 def test_the_backward_is_autograd_of_the_reference(
     shape: tuple[int, int, int], scale: float
 ) -> None:
@@ -81,12 +90,12 @@ def test_every_tiling_gives_the_product(configuration: plan.Configuration) -> No
     elif kind in ("square", "mixed"):
         other = 1 if kind == "mixed" else 0
         product = p @ q + q @ p if other else p @ p
-        expected = 0.5 * product + 2 * q
-        launch.symmetric_product(kind, s[0], s[other], s[2], 0.5, 2.0, s[1], tiles=tiles)
+        expected = 0.5 * product + 2 * q + 3 * torch.eye(144)
+        launch.symmetric_product(kind, s[0], s[other], s[2], 0.5, 2.0, 3.0, s[1], tiles=tiles)
     else:
         target = launch.stack_like(x[0].tensor, 1, 272)
         more = (s[1], x[1]) if kind == "fold" else None
-        expected = 3 * two + p @ one + (q @ two if more else 0)
-        launch.general_product(kind, s[0], x[0], x[1], 3.0, target[0], more, tiles)
+        expected = p @ one + (q @ two if more else 0)
+        launch.general_product(kind, s[0], x[0], target[0], more, tiles)
         out = target.tensor[0]
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-3)
