@@ -224,7 +224,7 @@ class CapturedWrite:
         """As `SceneModel.write`; raises CaptureError."""
 
         def write(*values: Any) -> tuple[Any, ...]:
-            return self.model.write(*values, schedule)
+            return self.model.write(*values, schedule=schedule)
 
         values = (images, cameras, time_s, layers, steps_BU)
         with torch.inference_mode(False), torch.no_grad():

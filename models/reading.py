@@ -6,13 +6,21 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
-def compile_runs(layers: nn.ModuleList, options: dict[str, Any]) -> None:
-    """torch.compile what every layer does; layers of one letter share their graphs."""
+def compile_runs(layers: Any, options: dict[str, Any]) -> None:
+    """torch.compile what each of a stack's layers does; layers of one letter share their graphs."""
     for layer in layers:
         layer.run = torch.compile(layer.run, **options)
+
+
+def in_arithmetic(tokens: Tensor) -> Tensor:
+    """Tokens in the type of autocast's products, where it is on: without gradients the residual
+    stream needs no more, and half of what passes between products is that stream."""
+    kind = tokens.device.type
+    on = torch.is_autocast_enabled(kind)
+    return tokens.to(torch.get_autocast_dtype(kind)) if on else tokens
 
 
 class PackedStack:

@@ -27,7 +27,7 @@ from everview.models.heads import Decoded, Refinement, TokenHead
 from everview.models.layers import Plan, TokenGrid, build_stack
 from everview.models.queries import HEADS, EpisodeOutputs, Outputs, Query, View
 from everview.models.rays import TokenEmbedding
-from everview.models.reading import PackedStack, compile_runs
+from everview.models.reading import PackedStack, compile_runs, in_arithmetic
 from everview.models.schedule import CHUNK_CAUSAL, Schedule
 from everview.models.state import Clock, SceneState, StateError, in_products
 from everview.models.sweep import PlaneSweep, Sources
@@ -164,7 +164,7 @@ class SceneModel(nn.Module):
     ) -> tuple[Any, ...]:
         """The part of `observe` without decisions: the layers' states after one chunk. cameras in
         the gauge, time_s since the origin, steps [B, 1]."""
-        x: Tensor | None = self.embed(cameras, images, time_s)
+        x: Tensor | None = in_arithmetic(self.embed(cameras, images, time_s))
         grid = self._grid(cameras)
         plan = Plan.of(schedule, (images.shape[1],))
         written = list(layers)
@@ -247,7 +247,7 @@ class SceneModel(nn.Module):
         with view.arithmetic():
             x = self.embed(cameras, images, time_s)
             x, sources = self._with_evidence(x, cameras, time_s, frames, view.maps, None)
-            grid = self._grid(cameras)
+            x, grid = in_arithmetic(x), self._grid(cameras)
             for layer, state in zip(view.stack, view.layers, strict=True):
                 _, x, _ = layer.run(None, x, state, None, None, grid)
             return self._decode(x, cameras, frames, sources, None)

@@ -26,7 +26,7 @@ from everview.models.queries import Query
 from everview.models.scene_model import SceneModel
 from everview.models.schedule import CHUNK_CAUSAL
 from everview.models.state import map_tensors, named_tensors
-from tests.models.crossings import Crossings
+from tests.models.crossings import Crossings, pretend_gpu
 from tests.models.scenes import episode, orbit, scene_model, streamed
 from tests.models.standin_recorder import StandIn
 
@@ -172,7 +172,10 @@ def test_a_cpu_is_served_plainly(model: SceneModel) -> None:
 
 @pytest.mark.parametrize("writes", [("w1",), ("w0", "w1", "w2")], ids="+".join)
 @pytest.mark.parametrize("products", [None, torch.bfloat16], ids=["own", "bfloat16"])
-def test_queries_and_writes_neither_wait_for_a_gpu_nor_copy_from_the_host(writes, products) -> None:
+def test_queries_and_writes_neither_wait_for_a_gpu_nor_copy_from_the_host(
+    writes, products, monkeypatch
+) -> None:
+    pretend_gpu(monkeypatch)
     config = replace(tiny(), memory_writes=writes)
     shapes = episode((2, 2), batch=1)
     with FakeTensorMode(), torch.no_grad():

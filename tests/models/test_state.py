@@ -168,7 +168,7 @@ def test_tensors_that_are_not_a_state_are_refused() -> None:
     with pytest.raises(StateError, match="lacks the tensor"):
         state_from_tensors({k: v for k, v in tensors.items() if k != name}, facts, blank)
     with pytest.raises(StateError, match="another shape or type"):
-        state_from_tensors(tensors | {name: tensors[name][:, :1]}, facts, blank)
+        state_from_tensors(tensors | {name: tensors[name][..., :1]}, facts, blank)
     with pytest.raises(StateError, match="'surprise'"):
         state_from_tensors(tensors | {"surprise": tensors[name]}, facts, blank)
     few = tensors["bank.time_s"][:, :1]

@@ -18,7 +18,7 @@ from everview.pipeline.training.config import LossConfig, OptimiserConfig
 from everview.pipeline.training.losses import episode_loss
 from everview.pipeline.training.optimisers import Optimiser
 from everview.pipeline.training.step import training_step
-from tests.models.crossings import Crossings
+from tests.models.crossings import Crossings, pretend_gpu
 from tests.pipeline.training.flat_episode import plane_episode
 
 CONFIG = replace(models.tiny(), stack="WTF")
@@ -36,7 +36,8 @@ def scalars(device):
 
 
 @pytest.mark.parametrize(("config", "schedule"), CASES.values(), ids=CASES)
-def test_forward_loss_and_update_stay_on_a_gpu(config, schedule):
+def test_forward_loss_and_update_stay_on_a_gpu(config, schedule, monkeypatch):
+    pretend_gpu(monkeypatch)
     with FakeTensorMode():
         with torch.device("cuda"):
             model = SceneModel(config).train()
