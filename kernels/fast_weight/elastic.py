@@ -34,7 +34,7 @@ Follow = Literal["fixed", "streaming", "ema"]
 
 @dataclass(frozen=True)
 class ElasticRule:
-    """What an elastic commit does: phi(S), the anchor's policy, lambda, alpha, and beta of "ema"."""
+    """An elastic commit: phi(S), the anchor's policy, lambda, alpha, and beta of "ema"."""
 
     score: Score
     anchor: Follow
