@@ -44,25 +44,35 @@ def forward(
     operands: torch.dtype,
     dtype: torch.dtype,
     phases: tuple[int, ...] | None = None,
+    together: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The result [N, R, C] in `dtype`, the normalised input in `operands`, and its norms [N].
 
-    phases: steps that run on R x R matrices together; the plan's choice unless given.
+    phases: steps that run on R x R matrices at a time. together: matrices that go through all
+    of them at a time. Both are the plan's choice unless given.
     """
     n, rows, columns = matrices.shape
     phases = phases or plan.phases(steps, n, rows, columns)
+    together = together or plan.TOGETHER.get((n, rows, columns), n)
     unit = torch.empty(matrices.shape, dtype=operands, device=matrices.device)
     norm = normalise(matrices, unit, EPSILON)
     result = torch.empty(matrices.shape, dtype=dtype, device=matrices.device)
+    for some, results in zip(unit.split(together), result.split(together), strict=True):
+        _iterate(some, results, phases)
+    return result, unit, norm
+
+
+def _iterate(unit: Tensor, result: Tensor, phases: tuple[int, ...]) -> None:
+    """All phases for the normalised matrices `unit`, into `result`."""
+    _, rows, columns = unit.shape
     squares = stack_like(unit, 2 if max(phases) == 1 else 5, rows)
-    iterates = stack_like(unit, 2, columns)
+    iterates = stack_like(unit, min(2, len(phases) - 1), columns)
     x = Stack(unit[None])[0]
     for place, length in enumerate(phases):
         last = place == len(phases) - 1
         target = Stack(result[None])[0] if last else iterates[place % 2]
         general_product("update", _phase(x, length, squares), x, target)
         x = target
-    return result, unit, norm
 
 
 def _phase(x: Operand, length: int, squares: Stack) -> Operand:

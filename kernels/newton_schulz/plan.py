@@ -42,12 +42,14 @@ class Tiles:
 
 _SYMMETRIC = (
     Tiles(64, 64, 64, warps=4, stages=4, resident=3),
-    Tiles(128, 64, 64, warps=4, stages=4, resident=2),
+    Tiles(64, 128, 64, warps=4, stages=4, resident=2),
+    Tiles(64, 128, 128, warps=4, stages=3, resident=1),
     Tiles(128, 128, 64, warps=8, stages=3, resident=2),
 )
 _GENERAL = (
     Tiles(64, 128, 64, warps=4, stages=3, resident=3),
     Tiles(128, 128, 64, warps=8, stages=3, resident=2),
+    Tiles(128, 128, 128, warps=8, stages=3, resident=1),
     Tiles(128, 256, 64, warps=8, stages=4, resident=1),
 )
 
@@ -61,7 +63,11 @@ CHOICES: dict[Kind, tuple[Tiles, ...]] = {
 }
 
 MEASURED: dict[tuple[Kind, int, int, int], Tiles] = {}
-"""(kind, N, R, C) to the tiles that were fastest there on an H100."""
+"""(kind, N, R, C) to the tiles that were fastest there on an H100; C is R for square and mixed."""
+
+TOGETHER: dict[tuple[int, int, int], int] = {}
+"""(N, R, C) to how many matrices go through all steps together, for many small ones: what then
+fits the second-level cache is faster than all at once. All of them unless named here."""
 
 
 def symmetric(kind: Kind) -> bool:
@@ -76,10 +82,11 @@ def twice(kind: Kind) -> bool:
 
 def tile_count(kind: Kind, tiles: Tiles, rows: int, columns: int) -> int:
     """Tiles for one matrix [R, C]."""
-    down = -(-rows // tiles.rows)
     if not symmetric(kind):
-        return down * -(-columns // tiles.columns)
-    return (tiles.rows // tiles.columns) * down * (down + 1) // 2
+        return -(-rows // tiles.rows) * -(-columns // tiles.columns)
+    side = max(tiles.rows, tiles.columns)
+    down = -(-rows // side)
+    return side // tiles.rows * (side // tiles.columns) * down * (down + 1) // 2
 
 
 def estimate(kind: Kind, tiles: Tiles, n: int, rows: int, columns: int) -> float:

@@ -18,16 +18,21 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @triton.jit
-def _lower_tile(index, RATIO: tl.constexpr):
-    """Row and column of a square on or below the diagonal, and the tile's own column; RATIO tiles
-    make a square."""
-    square = index // RATIO
+def _lower_tile(index, BM: tl.constexpr, BN: tl.constexpr):
+    """Top and left of the tile of that number in the squares on and below the diagonal, and
+    whether its square is below. A square's side is the longer of a tile's."""
+    SIDE: tl.constexpr = BM if BM > BN else BN
+    COUNT: tl.constexpr = SIDE // BM * (SIDE // BN)
+    square = index // COUNT
     row = ((tl.sqrt(8.0 * square + 1.0) - 1.0) * 0.5).to(tl.int32)
     # one off either way, should the root have been rounded
     row = tl.where(row * (row + 1) // 2 > square, row - 1, row)
     row = tl.where((row + 1) * (row + 2) // 2 <= square, row + 1, row)
     column = square - row * (row + 1) // 2
-    return row, column, column * RATIO + index % RATIO
+    part = index % COUNT
+    top = row * SIDE + (part * BM if BM < SIDE else 0)
+    left = column * SIDE + (part * BN if BN < SIDE else 0)
+    return top, left, column < row
 
 
 @triton.jit
@@ -71,12 +76,11 @@ def symmetric_product(
 
     by_rows gives U [N, rows, inner] in blocks BM x BK and by_columns V in BN x BK; with TWICE
     both lie in one stack that both give. result [N, rows, rows]: blocks BM x BN, and
-    mirrored BN x BM. Without TWICE the caller vouches for the symmetry. Grid: (tiles on and below
-    the diagonal, N). BN divides BM.
+    mirrored BN x BM. Without TWICE the caller vouches for the symmetry. Grid: (tiles of the
+    squares on and below the diagonal, N).
     """
-    square_row, square_column, column = _lower_tile(tl.program_id(0), BM // BN)
+    top, left, below = _lower_tile(tl.program_id(0), BM, BN)
     matrix = tl.program_id(1)
-    top, left = square_row * BM, column * BN
     steps = tl.cdiv(inner, BK)
     if DEPENDENT:
         gdc_wait()
@@ -97,7 +101,7 @@ def symmetric_product(
         total += beta * added.to(tl.float32) + tl.where(diagonal, gamma, 0.0)
     tile = total.to(result.dtype)
     result.store([result_first + matrix, top, left], tile.reshape(1, BM, BN))
-    if square_column < square_row:
+    if below:
         mirrored.store([result_first + matrix, left, top], tile.T.reshape(1, BN, BM))
 
 

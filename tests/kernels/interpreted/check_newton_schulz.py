@@ -8,7 +8,7 @@ from torch import Tensor
 
 from everview.kernels.newton_schulz import chain, launch, operators, plan, reference
 
-SHAPES = [(2, 48, 80), (1, 176, 208), (1, 64, 64), (1, 160, 320)]
+SHAPES = [(2, 48, 80), (1, 160, 320)]
 
 
 def random(*shape: int) -> Tensor:
@@ -31,7 +31,9 @@ def test_the_chain_is_the_reference(shape: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize("phases", [(3,), (2, 1), (4, 1)], ids=str)
 def test_steps_on_the_gram_matrix_are_the_same_steps(phases: tuple[int, ...]) -> None:
     matrices, steps = random(2, 48, 80), sum(phases)
-    result, _, _ = chain.forward(matrices.float(), steps, torch.float32, torch.float32, phases)
+    result, _, _ = chain.forward(
+        matrices.float(), steps, torch.float32, torch.float32, phases, together=1
+    )
     assert relative(result, reference.newton_schulz(matrices, steps)) < 3e-5
 
 
