@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-
-def compile_runs(layers: Any, options: dict[str, Any]) -> None:
-    """torch.compile what each of a stack's layers does; layers of one letter share their graphs."""
-    for layer in layers:
-        layer.run = torch.compile(layer.run, **options)
 
 
 def in_arithmetic(tokens: Tensor) -> Tensor:
@@ -29,11 +22,9 @@ class PackedStack:
     Casting the weights in every query, as autocast does, costs more than a query's products.
     """
 
-    def __init__(self, options: dict[str, Any] | None = None) -> None:
-        """options: of torch.compile for the layers' runs; None leaves them as they are."""
+    def __init__(self) -> None:
         self._made_from: tuple[str, torch.device, torch.dtype] | None = None
         self._stack: nn.Module | None = None
-        self._options = options
 
     def of(
         self, layers: nn.ModuleList, fingerprint: str, products: torch.dtype | None
@@ -47,9 +38,5 @@ class PackedStack:
             for parameter in stack.parameters():
                 if parameter.ndim > 1:  # norms stay as they are
                     parameter.data = parameter.data.to(products)
-            for layer in stack:
-                layer.__dict__.pop("run", None)  # compiled for the original's weights
-            if self._options is not None:
-                compile_runs(stack, self._options)
             self._made_from, self._stack = made_from, stack
         return self._stack

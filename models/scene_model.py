@@ -25,9 +25,10 @@ from everview.models.frame_bank import FrameBank, grown_bank, nearest_sources
 from everview.models.gauge import Gauge, fit_gauge
 from everview.models.heads import Decoded, Refinement, TokenHead
 from everview.models.layers import Plan, TokenGrid, build_stack
+from everview.models.layers.blocks import Run, block_length, run_block, run_stack
 from everview.models.queries import HEADS, EpisodeOutputs, Outputs, Query, View
 from everview.models.rays import TokenEmbedding
-from everview.models.reading import PackedStack, compile_runs, in_arithmetic
+from everview.models.reading import PackedStack, in_arithmetic
 from everview.models.schedule import CHUNK_CAUSAL, Schedule
 from everview.models.state import Clock, SceneState, StateError, in_products
 from everview.models.sweep import PlaneSweep, Sources
@@ -52,6 +53,7 @@ class SceneModel(nn.Module):
         self.refine = None if bank is None else Refinement(bank)
         self._fingerprint: tuple[tuple[int, ...], str] | None = None
         self._packed = PackedStack()
+        self._run: Run = run_block
         self._initialise()
 
     def _initialise(self) -> None:
@@ -89,16 +91,15 @@ class SceneModel(nn.Module):
         return self._fingerprint[1]
 
     def compile_blocks(self, **options: Any) -> None:
-        """torch.compile the parts with fixed shapes in training: layers, embedding, sweep, heads.
+        """torch.compile the parts with fixed shapes: layers in blocks, embedding, sweep, heads.
 
-        A layer's graph is shared by all layers of its letter; there is one for every schedule,
-        number of chunks and combination of inputs and queries, more than torch's default of 8.
+        A block's graph is shared by all blocks; there is one for every schedule, number of chunks
+        and combination of inputs and queries, more than torch's default of 8.
         """
         from torch._dynamo import config  # seconds to import, and only training compiles
 
         config.recompile_limit = max(config.recompile_limit, 64)
-        compile_runs(self.layers, options)
-        self._packed = PackedStack(options)
+        self._run = torch.compile(run_block, **options)
         for module in (self.embed, self.head, self.sweep, self.refine):
             if module is not None:
                 module.compile(**options)
@@ -164,17 +165,19 @@ class SceneModel(nn.Module):
     ) -> tuple[Any, ...]:
         """The part of `observe` without decisions: the layers' states after one chunk. cameras in
         the gauge, time_s since the origin, steps [B, 1]."""
-        x: Tensor | None = in_arithmetic(self.embed(cameras, images, time_s))
-        grid = self._grid(cameras)
+        x = in_arithmetic(self.embed(cameras, images, time_s))
+        last = max((i for i, state in enumerate(layers) if state != ()), default=None)
+        if last is None:
+            return layers
         plan = Plan.of(schedule, (images.shape[1],))
-        written = list(layers)
-        last = max((i for i, s in enumerate(written) if s != ()), default=-1)
-        for index in range(last + 1):  # what follows the last memory has nothing to write
-            run = plan.writes_only() if index == last else plan
-            x, _, written[index] = self.layers[index].run(
-                x, None, written[index], run, steps_BU, grid
-            )
-        return tuple(written)
+        rest = (steps_BU, self._grid(cameras))
+        x, _, written = self._through(
+            tuple(self.layers)[:last], x, None, layers[:last], plan, *rest
+        )
+        # what follows the last memory has nothing to write
+        ends = (self.layers[last],), x, None, layers[last : last + 1]
+        _, _, final = self._through(*ends, plan.writes_only(), *rest)
+        return (*written, *final, *layers[last + 1 :])
 
     # --- queries -------------------------------------------------------------------------------
 
@@ -248,8 +251,7 @@ class SceneModel(nn.Module):
             x = self.embed(cameras, images, time_s)
             x, sources = self._with_evidence(x, cameras, time_s, frames, view.maps, None)
             x, grid = in_arithmetic(x), self._grid(cameras)
-            for layer, state in zip(view.stack, view.layers, strict=True):
-                _, x, _ = layer.run(None, x, state, None, None, grid)
+            _, x, _ = self._through(view.stack, None, x, view.layers, None, None, grid)
             return self._decode(x, cameras, frames, sources, None)
 
     # --- episodes ------------------------------------------------------------------------------
@@ -280,11 +282,9 @@ class SceneModel(nn.Module):
         counts = torch.arange(plan.num_updates, device=x.device).expand(batch, -1)
         steps = self.config.step.steps(counts)
         grid = self._grid(cameras)
-        layers = list(state.layers)
-        for index, layer in enumerate(self.layers):
-            x, q, layers[index] = layer.run(x, q, layers[index], plan, steps, grid)
+        x, q, layers = self._through(self.layers, x, q, state.layers, plan, steps, grid)
         clock = replace(clock, chunks=clock.chunks + plan.num_updates)
-        final = replace(state, layers=tuple(layers), clock=clock, bank=frames)
+        final = replace(state, layers=layers, clock=clock, bank=frames)
         seen = self._decode(x, cameras, None, None, None)
         return final, EpisodeOutputs(
             self._decode(q, asked, frames, sources, episode.bank_mask), seen
@@ -358,6 +358,10 @@ class SceneModel(nn.Module):
             log_depth_direct=decoded.log_depth,
             log_scale=log_scale,
         )
+
+    def _through(self, layers: Any, *rest: Any) -> tuple[Any, Any, tuple[Any, ...]]:
+        """Layer.run through a stack: inputs, queries and the layers' states."""
+        return run_stack(self._run, layers, block_length(self.config.stack), *rest)
 
     def _grid(self, cameras: Cameras) -> TokenGrid:
         rows, columns = cameras.height // self.config.patch, cameras.width // self.config.patch

@@ -1,0 +1,75 @@
+"""Layers run one after another, in blocks of the letters that a stack repeats.
+
+A block is what is compiled: an addition to the residual stream then meets the next layer's norm in
+one kernel, and all blocks share their graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch import Tensor
+
+from everview.models.layers.grid import TokenGrid
+from everview.models.layers.plan import Plan
+from everview.models.layers.protocol import Layer, LayerState
+
+LONGEST_BLOCK = 4
+Run = Callable[..., tuple[Tensor | None, Tensor | None, tuple[LayerState, ...]]]
+"""`run_block`, as it is or compiled."""
+
+
+def block_length(stack: str) -> int:
+    """Letters after which a stack repeats itself; 1 where that takes too many."""
+    for length in range(1, LONGEST_BLOCK + 1):
+        repeats = len(stack) // length
+        if stack[:length] * repeats == stack:
+            return length
+    return 1
+
+
+def run_block(
+    layers: tuple[Layer, ...],
+    inputs_BVTC: Tensor | None,
+    queries_BVTC: Tensor | None,
+    states: tuple[LayerState, ...],
+    plan: Plan | None,
+    steps_BU: Tensor | None,
+    grid: TokenGrid,
+) -> tuple[Tensor | None, Tensor | None, tuple[LayerState, ...]]:
+    """Layer.run of each in turn."""
+    left = []
+    for layer, before in zip(layers, states, strict=True):
+        inputs_BVTC, queries_BVTC, after = layer.run(
+            inputs_BVTC, queries_BVTC, before, plan, steps_BU, grid
+        )
+        left.append(after)
+    return inputs_BVTC, queries_BVTC, tuple(left)
+
+
+def run_stack(
+    run: Run,
+    layers: Iterable[Layer],
+    length: int,
+    inputs_BVTC: Tensor | None,
+    queries_BVTC: Tensor | None,
+    states: tuple[LayerState, ...],
+    plan: Plan | None,
+    steps_BU: Tensor | None,
+    grid: TokenGrid,
+) -> tuple[Tensor | None, Tensor | None, tuple[LayerState, ...]]:
+    """`run` over blocks of `length` layers."""
+    every, left = tuple(layers), []
+    for start in range(0, len(every), length):
+        block = slice(start, start + length)
+        inputs_BVTC, queries_BVTC, after = run(
+            every[block],
+            inputs_BVTC,
+            queries_BVTC,
+            states[block],
+            plan,
+            steps_BU,
+            grid,
+        )
+        left.extend(after)
+    return inputs_BVTC, queries_BVTC, tuple(left)
