@@ -146,19 +146,15 @@ def fast_weight_direction(
     return newton_schulz(sums.flatten(0, 1), newton_schulz_steps).unflatten(0, sums.shape[:2])
 
 
-def input_axis(name: str) -> int:
-    """The axis of a packed matrix along which its weight vectors run."""
-    return -1 if name == "w1" else -2
-
-
 def initial_norms(initial: FastWeights, writes: Collection[str] = MATRICES) -> tuple[Tensor, ...]:
     """Norms of the learned initial weight vectors, one tensor per written matrix, in packed order
     and broadcastable to [., D, F]: [., 1, F] for w0 and w2, [., D, 1] for w1."""
-    parts = pack(initial, writes).unbind(1)
-    return tuple(
-        part.norm(dim=input_axis(name), keepdim=True)
-        for name, part in zip(written(writes), parts, strict=True)
-    )
+    norms = {
+        name: weight.norm(dim=-2, keepdim=True)
+        for name, weight in initial._asdict().items()
+        if weight is not None
+    }
+    return tuple(norms[n].mT if n == "w1" else norms[n] for n in written(writes))
 
 
 def renormalise(packed: Tensor, norms: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,257 @@
+"""Launches of the token kernels: tile configurations as data, descriptors, workspace.
+
+Shapes: N = batch x heads, L tokens, D head width, F hidden width, M matrices.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from everview.kernels.fast_weight import swiglu_kernels as kernels
+
+TOKEN_BLOCK = 8192
+"""Tokens of a batch element worked on at once: bounds the workspace, keeps it near the L2 cache."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Tile of [tokens, hidden], depth of a step along the head width, warps, pipeline stages."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+
+HIDDEN = Tile(128, 128, 64, 8, 3)
+GRADIENT = Tile(128, 128, 32, 8, 4)
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 2  # the interpreter
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def check_shapes(*tensors: Tensor) -> None:
+    """Raises ValueError where a last axis isn't a multiple of 16 (rows of 32 bytes)."""
+    for tensor in tensors:
+        if tensor.shape[-1] % 16:
+            raise ValueError(
+                f"the fast-weight kernels take widths that are multiples of 16, not "
+                f"{tensor.shape[-1]} (of a tensor {list(tensor.shape)})"
+            )
+
+
+def descriptor(tensor: Tensor, rows: int, columns: int) -> TensorDescriptor:
+    """For tiles [rows, columns] of a tensor [N, R, C] whose last axis is contiguous."""
+    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [1, rows, columns])
+
+
+def _grid(tile: Tile, n: int, length: int, hidden: int, device: torch.device) -> tuple[int]:
+    """As many programs as there are multiprocessors: each makes one tile after the other."""
+    tiles = n * math.ceil(length / tile.rows) * math.ceil(hidden / tile.columns)
+    return (min(tiles, _processors(device)),)
+
+
+def _options(tile: Tile) -> dict[str, int]:
+    return {"num_warps": tile.warps, "num_stages": tile.stages}
+
+
+def _rate_arguments(rates: Tensor | None, fallback: Tensor) -> tuple[Tensor, int, int]:
+    return (fallback, 0, 0) if rates is None else (rates, rates.stride(0), rates.stride(1))
+
+
+def hidden(
+    x_NLD: Tensor, w0: Tensor, w2: Tensor, rates: Tensor | None = None, tile: Tile = HIDDEN
+) -> Tensor:
+    """silu(x W0) * (x W2) [N, L, F]; rates [N, L, 3]: times the second column (w1's)."""
+    n, length, width = x_NLD.shape
+    features = w0.shape[-1]
+    out = x_NLD.new_empty(n, length, features)
+    kernels.hidden_kernel[_grid(tile, n, length, features, out.device)](
+        descriptor(x_NLD, tile.rows, tile.depth),
+        descriptor(w0, tile.depth, tile.columns),
+        descriptor(w2, tile.depth, tile.columns),
+        descriptor(out, tile.rows, tile.columns),
+        *_rate_arguments(rates, x_NLD),
+        n, length, width, features, w0.shape[0],
+        RATE=-1 if rates is None else 1,
+        BLOCK_L=tile.rows, BLOCK_F=tile.columns, BLOCK_D=tile.depth, EXACT=INTERPRETED,
+        **_options(tile),
+    )  # fmt: skip
+    return out
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the sums over tokens multiply: gate, up, down side by side [N, L, 3F]; rate_sums: each
+    token's gradient by its rate [N, L], where it was asked for."""
+
+    wide: Tensor
+    rate_sums: Tensor | None = None
+
+
+def gradient_features(
+    k_NLD: Tensor,
+    v_NLD: Tensor,
+    w0: Tensor,
+    w2: Tensor,
+    w1t: Tensor,
+    rates: Tensor | None,
+    columns: tuple[int, int, int] = (0, 1, 2),
+    rate_sums: bool = False,
+    tile: Tile = GRADIENT,
+) -> Features:
+    """See `gradient_kernel`. columns: of the rates, for gate (w0), down (w1), up (w2)."""
+    n, length, width = k_NLD.shape
+    features = w0.shape[-1]
+    wide = k_NLD.new_empty(n, length, 3 * features)
+    parts = [descriptor(part, tile.rows, tile.columns) for part in wide.split(features, dim=-1)]
+    tiles = math.ceil(features / tile.columns)
+    sums = wide.new_empty((tiles, n, length), dtype=torch.float32) if rate_sums else wide
+    rate0, rate1, rate2 = (-1, -1, -1) if rates is None else columns
+    kernels.gradient_kernel[_grid(tile, n, length, features, wide.device)](
+        descriptor(k_NLD, tile.rows, tile.depth),
+        descriptor(v_NLD, tile.rows, tile.depth),
+        *(descriptor(w, tile.depth, tile.columns) for w in (w0, w2, w1t)),
+        *parts, *_rate_arguments(rates, wide), sums,
+        n, length, width, features, w0.shape[0], w1t.shape[0],
+        RATE0=rate0, RATE1=rate1, RATE2=rate2, SUMS=rate_sums,
+        BLOCK_L=tile.rows, BLOCK_F=tile.columns, BLOCK_D=tile.depth, EXACT=INTERPRETED,
+        **_options(tile),
+    )  # fmt: skip
+    return Features(wide, sums.sum(0) if rate_sums else None)
+
+
+def second_order_features(
+    k_NLD: Tensor,
+    v_NLD: Tensor,
+    by_key: Tensor,
+    by_value: Tensor,
+    rates: Tensor,
+    by_rates: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """See `second_order_kernel`. by_key [N, D, 4F]: W0, W2 and the gradients of their sums P0, P2
+    side by side; by_value [N, D, 2F]: W1^T, P1^T. by_rates [N, L, 3] is written.
+
+    Returns features that multiply by_key^T (a, u, gate, up: [N, L, 4F]) and by_value^T (b, down:
+    [N, L, 2F]) in the gradients of k and v.
+
+    Six products in one kernel (128 x 64 tiles, six accumulators) ran at 290 TFLOP/s on an H100,
+    bound by shared memory and spills; the library's products with this in-place pass, in spans
+    that stay in the L2 cache between the two, at 470.
+    """
+    n, length, _ = k_NLD.shape
+    features = by_value.shape[-1] // 2
+    keyed = k_NLD.new_empty(n, length, 4 * features)
+    valued = k_NLD.new_empty(n, length, 2 * features)
+    for span in spans(length, _cached_tokens(n, 6 * features)):
+        products(k_NLD[:, span], by_key, keyed[:, span])
+        products(v_NLD[:, span], by_value, valued[:, span])
+        tokens = span.stop - span.start
+        kernels.second_order_kernel[(n * tokens,)](
+            keyed[:, span], valued[:, span], rates[:, span], by_rates[:, span],
+            *keyed.stride()[:2], *valued.stride()[:2], *rates.stride()[:2],
+            *by_rates.stride()[:2], tokens, features,
+            BLOCK_F=_power_of_two(features), EXACT=INTERPRETED, num_warps=_row_warps(features),
+        )  # fmt: skip
+    return keyed, valued
+
+
+def products(x_NLD: Tensor, weights: Tensor, out: Tensor) -> None:
+    """out [N, L, K] = x @ weights [N, D, K], in the library; any strides but the last."""
+    if x_NLD.shape[0] == 1:
+        torch.mm(x_NLD[0], weights[0], out=out[0])
+    else:
+        torch.bmm(x_NLD, weights, out=out)
+
+
+class TokenSums:
+    """left^T right summed over tokens, block after block, float32 [N, D, F]; in the library, which
+    splits the tokens of few matrices over the card (its order is fixed by the shapes).
+
+    A Triton kernel of 128 x 256 tiles over all matrices at once reached 0.65 to 0.9 of its speed.
+    """
+
+    def __init__(self, total: Tensor) -> None:
+        """total: float32 [N, D, F], any strides but the last, not yet filled; written into."""
+        self.total = total
+        self._empty = True
+
+    @staticmethod
+    def of(n: int, width: int, features: int, like: Tensor) -> TokenSums:
+        """With storage of its own."""
+        return TokenSums(like.new_empty((n, width, features), dtype=torch.float32))
+
+    def add(self, left_NLD: Tensor, right_NLF: Tensor) -> None:
+        """One more block of tokens."""
+        total, left = self.total, left_NLD.mT
+        if not total.is_cuda:  # the interpreter's tests
+            sums = torch.bmm(left, right_NLF)
+            total.copy_(sums if self._empty else total + sums)
+        elif self._empty:
+            torch.bmm(left, right_NLF, out_dtype=torch.float32, out=total)
+        else:
+            torch.baddbmm(total, left, right_NLF, out_dtype=torch.float32, out=total)
+        self._empty = False
+
+
+def activated(packed: Tensor, halves: int) -> tuple[Tensor, ...]:
+    """silu of queries [N, L, D] (halves 1), or of keys and values side by side [N, L, 2D] (2),
+    queries and keys with unit norm; contiguous [N, L, D] each."""
+    n, length, width = *packed.shape[:2], packed.shape[2] // halves
+    out = packed.new_empty(halves, n, length, width)
+    kernels.prologue_kernel[(n * length, halves)](
+        packed, out, *packed.stride()[:2], *out.stride()[:3], length, width,
+        BLOCK=_power_of_two(width), num_warps=_row_warps(width),
+    )  # fmt: skip
+    return out.unbind(0)
+
+
+def activated_backward(packed: Tensor, by_out: Tensor, by_packed: Tensor) -> None:
+    """Write the gradient by `packed` of `activated`, given by_out [halves, N, L, D], into by_packed
+    [N, L, halves D] (any strides but the last)."""
+    halves, n, length, width = by_out.shape
+    kernels.prologue_backward_kernel[(n * length, halves)](
+        packed, by_out, by_packed, *packed.stride()[:2], *by_out.stride()[:3],
+        *by_packed.stride()[:2], length, width,
+        BLOCK=_power_of_two(width), num_warps=_row_warps(width),
+    )  # fmt: skip
+
+
+def _power_of_two(width: int) -> int:
+    return 1 << (width - 1).bit_length()
+
+
+def _row_warps(width: int) -> int:
+    return max(1, min(8, _power_of_two(width) // 256))
+
+
+def spans(length: int, tokens: int) -> list[slice]:
+    """Slices of `tokens` that cover a length; the last may be shorter."""
+    return [slice(at, min(at + tokens, length)) for at in range(0, length, tokens)]
+
+
+def token_blocks(length: int) -> list[slice]:
+    """The spans that a sequence is worked on in."""
+    return spans(length, TOKEN_BLOCK)
+
+
+_CACHE_BYTES = 36 << 20
+
+
+def _cached_tokens(n: int, features: int) -> int:
+    """Tokens a batch element whose `features` bfloat16 values stay in the L2 cache."""
+    fitting = _CACHE_BYTES // (2 * n * features)
+    return max(128, 1 << (max(fitting, 1).bit_length() - 1))

@@ -1,0 +1,101 @@
+"""Update and read as Triton computes them against the reference, in the interpreter (float32).
+
+Shapes: N = batch x heads, L tokens, D head width, F hidden width.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from everview.kernels.fast_weight import operators, reference, token_work
+from everview.kernels.fast_weight.reference import MATRICES, FastWeights
+
+# ragged against every tile: tokens, width and hidden width
+SHAPES = [(1, 40, 16, 48), (2, 70, 48, 144)]
+CLOSE = {"rtol": 2e-4, "atol": 2e-5}
+
+
+def draw(shape: tuple[int, int, int, int], shared: int, dtype: torch.dtype) -> list[Tensor]:
+    """packed_kv, rates, packed_q, w0, w2, w1t."""
+    n, length, width, hidden = shape
+    generator = torch.Generator().manual_seed(sum(shape))
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+    tensors = [
+        normal(n, length, 2 * width),
+        torch.rand(n, length, 3, generator=generator, dtype=torch.float64),
+        normal(n, length, width),
+        normal(shared, width, hidden) / width**0.5,
+        normal(shared, width, hidden) / width**0.5,
+        normal(n, width, hidden) / hidden**0.5,
+    ]
+    return [t.to(dtype).requires_grad_() for t in tensors]
+
+
+def by_reference(tensors: list[Tensor], writes: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    packed_kv, rates, packed_q, w0, w2, w1t = tensors
+    weights = FastWeights(w0, w1t.mT, w2)
+    sums = reference.fast_weight_gradient(weights, packed_kv, rates, writes)
+    return sums, reference.fast_weight_apply(weights, packed_q)
+
+
+def by_kernels(tensors: list[Tensor], writes: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    packed_kv, rates, packed_q, w0, w2, w1t = tensors
+    weights = FastWeights(w0, w1t.mT, w2)
+    sums = operators.gradient(weights, packed_kv, rates, writes)
+    return sums, operators.apply(weights, packed_q)
+
+
+def with_gradients(results: tuple[Tensor, Tensor], tensors: list[Tensor]) -> list[Tensor]:
+    """Results, then the gradients of a weighted sum of them by every input."""
+    generator = torch.Generator().manual_seed(9)
+    loss = sum(
+        (r * torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r)).sum()
+        for r in results
+    )
+    return [*results, *torch.autograd.grad(loss, tensors)]
+
+
+@pytest.mark.parametrize("writes", [MATRICES, ("w1",), ("w0", "w1")], ids="+".join)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_sums_reads_and_every_gradient_equal_the_references(
+    shape: tuple[int, int, int, int], writes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_work, "TOKEN_BLOCK", 32)  # several blocks, the last one ragged
+    for shared in {1, shape[0]}:
+        exact = draw(shape, shared, torch.float64)
+        single = draw(shape, shared, torch.float32)
+        expected = with_gradients(by_reference(exact, writes), exact)
+        found = with_gradients(by_kernels(single, writes), single)
+        for name, left, right in zip(
+            ("sums", "read", "kv", "rates", "q", "w0", "w2", "w1"), found, expected, strict=True
+        ):
+            torch.testing.assert_close(
+                left.double(), right, **CLOSE, msg=lambda text, name=name: f"{name}: {text}"
+            )
+
+
+def test_heads_share_frozen_matrices_over_the_batch() -> None:
+    exact, single = (draw((4, 40, 16, 32), 2, kind) for kind in (torch.float64, torch.float32))
+    expected = with_gradients(by_reference(exact, ("w1",)), exact)
+    found = with_gradients(by_kernels(single, ("w1",)), single)
+    for left, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(left.double(), right, **CLOSE)
+
+
+def test_strided_tokens_are_read_where_they_lie() -> None:
+    exact, single = (draw((2, 60, 16, 32), 2, kind) for kind in (torch.float64, torch.float32))
+    cut = [t[:, 3:50:2] if index < 3 else t for index, t in enumerate(single)]
+    same = [t[:, 3:50:2].contiguous() if index < 3 else t for index, t in enumerate(exact)]
+    for left, right in zip(by_kernels(cut, MATRICES), by_reference(same, MATRICES), strict=True):
+        torch.testing.assert_close(left.double(), right, **CLOSE)
+
+
+def test_a_width_that_is_no_multiple_of_16_is_refused() -> None:
+    tensors = draw((1, 20, 24, 32), 1, torch.float32)
+    with pytest.raises(ValueError, match="multiples of 16"):
+        by_kernels(tensors, MATRICES)
