@@ -223,8 +223,8 @@ class CapturedWrite:
     ) -> tuple[Any, ...]:
         """As `SceneModel.write`; raises CaptureError."""
 
-        def write(*values: Any) -> tuple[Any, ...]:
-            return self.model.write(*values, schedule=schedule)
+        def write(images: Any, cameras: Any, time_s: Any, layers: Any, steps: Any) -> Any:
+            return self.model.write(images, cameras, time_s, layers, steps, schedule)
 
         values = (images, cameras, time_s, layers, steps_BU)
         with torch.inference_mode(False), torch.no_grad():

@@ -59,7 +59,7 @@ def run_stack(
     grid: TokenGrid,
 ) -> tuple[Tensor | None, Tensor | None, tuple[LayerState, ...]]:
     """`run` over blocks of `length` layers."""
-    every, left = tuple(layers), []
+    every, left = tuple(layers), list[LayerState]()
     for start in range(0, len(every), length):
         block = slice(start, start + length)
         inputs_BVTC, queries_BVTC, after = run(

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -266,8 +266,8 @@ def _gradient_error(
     case: Case,
     setting: Setting,
 ) -> float:
-    """Of the whole gradient for one scene under autocast, relative to the one in float32."""
-    episode = random_episode(case, 1, setting.device)
+    """Of the whole gradient for a small scene under autocast, relative to the one in float32."""
+    episode = random_episode(replace(case, inputs=2, targets=1), 1, setting.device)
     gradients = []
     for low in (True, False):
         with torch.autocast(setting.device.type, torch.bfloat16, enabled=low):

@@ -23,9 +23,9 @@ class Arguments(CommonFlags):
     """model: observe and render, with 312M parameters on a GPU, else with 33M on the CPU; kernels:
     update, apply, Newton-Schulz, on the GPU if there is one; train: training steps, on a GPU"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """where `model` is measured; auto: on a GPU if there is one"""
+    """where `model` and `kernels` are measured; auto: on a GPU if there is one"""
     only: str = ""
-    """on a GPU, of `model` and `train`: the rows whose name begins so"""
+    """on a GPU: the rows whose name begins so; of `kernels`, whose name and shape hold it"""
     profile: bool = False
     """on a GPU, of `model` and `train`: also say which kernels the time goes to"""
     autotune: bool = False
@@ -60,6 +60,8 @@ def _measure(arguments: Arguments) -> tuple[dict[str, object], str]:
     threads = arguments.threads or len(os.sched_getaffinity(0))
     if arguments.what != "kernels" and (arguments.what == "train" or _on_gpu(arguments)):
         return _whole(arguments)
+    if arguments.what == "kernels" and _on_gpu(arguments):
+        return _kernels_gpu(arguments)
     if arguments.what == "model":
         from everview.pipeline.benchmarks.model import bench_model
 
@@ -78,6 +80,17 @@ def _on_gpu(arguments: Arguments) -> bool:
     return arguments.device != "cpu" and (arguments.device == "cuda" or torch.cuda.is_available())
 
 
+def _kernels_gpu(arguments: Arguments) -> tuple[dict[str, object], str]:
+    """The rows of update and read on a GPU."""
+    import torch
+
+    from everview.pipeline.benchmarks.kernels_gpu import COLUMNS, bench_kernels_gpu
+
+    found = bench_kernels_gpu(torch.device("cuda"), arguments.rounds, arguments.only)
+    rows = table([row.cells() for row in found.rows], COLUMNS)
+    return found.as_json(), f"{rows}\n\n{found.circumstances()}"
+
+
 def _whole(arguments: Arguments) -> tuple[dict[str, object], str]:
     """The rows of whole models on a GPU."""
     import torch
@@ -89,11 +102,11 @@ def _whole(arguments: Arguments) -> tuple[dict[str, object], str]:
 
     if not torch.cuda.is_available():
         raise EnvironmentUnfit(f"bench {arguments.what} needs an NVIDIA GPU, and there is none")
-    mode = {"mode": "max-autotune-no-cudagraphs"} if arguments.autotune else {}
+    tuned = {"max_autotune_gemm": True, "triton.enable_persistent_tma_matmul": True}
     setting = Setting(
         torch.device("cuda"),
         arguments.rounds,
-        {"dynamic": False, **mode},
+        {"dynamic": False, "options": tuned if arguments.autotune else {}},
         only=arguments.only,
         profile=arguments.profile,
     )
