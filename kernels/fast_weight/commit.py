@@ -216,7 +216,8 @@ def _gradients(ctx, by_moved):  # type: ignore[no-untyped-def]
     by_weights, by_direction, by_step, by_norms = backward_operator(
         by_moved, weights, direction, step, *norms, anchor, importance, score, pull, decay
     )
-    parts, at = [], 0
+    parts: list[Tensor | None] = []
+    at = 0
     for norm in norms:
         if norm is None:
             parts.append(None)

@@ -13,7 +13,7 @@ target norm, p the gradient by the result and F the new importance:
     dw = dx (1 - lambda F),   ddirection = step dw,   dstep = direction . dw
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, assignment"
 # ruff: noqa: RUF005 (Triton adds tuples, but can't unpack one into another)
 from __future__ import annotations
 

@@ -36,11 +36,11 @@ Follow = Literal["fixed", "streaming", "ema"]
 class ElasticRule:
     """An elastic commit: phi(S), the anchor's policy, lambda, alpha, and beta of "ema"."""
 
-    score: Score
-    anchor: Follow
-    pull: float
-    decay: float
-    beta: float = 0.0
+    score: Score = "si"
+    anchor: Follow = "ema"
+    pull: float = 0.5
+    decay: float = 0.5
+    beta: float = 0.5
 
 
 class ElasticState(NamedTuple):

@@ -19,15 +19,15 @@ REGISTERS = 65536
 FLOATS = ("pull", "keep", "gain", "beta", "fresh")
 STRIDES = ("size", "width", "hidden", "vectors")
 
-# width, hidden, column matrices, row matrices, score, follow, direction
+# width, hidden, heads, column matrices, row matrices, score, follow, direction
 FORMS = [
-    (768, 1536, 2, 1, "", "fixed", "bf16"),
-    (768, 1536, 2, 1, "si", "ema", "bf16"),
-    (512, 512, 2, 1, "", "fixed", "fp32"),
-    (512, 512, 2, 1, "si", "ema", "bf16"),
-    (384, 768, 0, 1, "mas", "fixed", "bf16"),
-    (80, 144, 1, 1, "ewc", "streaming", "fp32"),
-    (16, 16, 2, 0, "mas", "ema", "bf16"),
+    (768, 1536, 1, 2, 1, "", "fixed", "bf16"),
+    (768, 1536, 1, 2, 1, "si", "ema", "bf16"),
+    (512, 512, 12, 2, 1, "", "fixed", "fp32"),
+    (512, 512, 12, 2, 1, "si", "ema", "bf16"),
+    (384, 768, 1, 0, 1, "mas", "fixed", "bf16"),
+    (80, 144, 3, 1, 1, "ewc", "streaming", "fp32"),
+    (16, 16, 1, 2, 0, "mas", "ema", "bf16"),
 ]
 SPILLED_BYTES = {"commit_kernel": 0, "backward_kernel": 160}
 """A thread's, at most; those of the elastic backward stay in the L1 cache."""
@@ -40,7 +40,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def compiled(kernel: Any, form: tuple[Any, ...]) -> Any:
     """The kernel for sm_90a with pointers, strides and widths that are multiples of 16."""
-    width, hidden, columns, rows, score, follow, direction = form
+    width, hidden, heads, columns, rows, score, follow, direction = form
     blocks = blocks_for(width, hidden)
     constants = {
         "COLUMN_MATRICES": columns,
@@ -49,6 +49,8 @@ def compiled(kernel: Any, form: tuple[Any, ...]) -> Any:
         "FOLLOW": follow,
         **block_constants(blocks, width, hidden),
     }
+    if heads == 1:  # as Triton does with an argument that is 1
+        constants["heads"] = 1
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     signature, attributes = {}, {}
     for place, name in enumerate(kernel.arg_names):

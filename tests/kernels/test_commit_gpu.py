@@ -11,7 +11,7 @@ from torch import Tensor
 
 from everview.kernels.fast_weight import commit, elastic, reference
 from everview.kernels.fast_weight.elastic import ElasticRule, ElasticState
-from everview.kernels.fast_weight.reference import input_axis, written
+from everview.kernels.fast_weight.reference import written
 
 pytestmark = [
     pytest.mark.gpu,
@@ -49,7 +49,7 @@ def draw(case, direction_type: torch.dtype = torch.bfloat16) -> list[Tensor]:
     step = torch.linspace(0.3, 1.0, n, device="cuda")
     initial = normal(heads, *packed[1:])
     norms = [
-        initial[:, m].norm(dim=input_axis(name), keepdim=True)
+        initial[:, m].norm(dim=-1 if name == "w1" else -2, keepdim=True)
         for m, name in enumerate(written(writes))
     ]
     return [weights, direction.to(direction_type), step, anchor, normal(*packed).abs(), *norms]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from everview.kernels.fast_weight import commit
 from everview.kernels.fast_weight.elastic import ElasticRule, ElasticState
-from everview.kernels.fast_weight.reference import input_axis, written
+from everview.kernels.fast_weight.reference import written
 
 # N, H, D, F: ragged against every block, with several blocks along each axis
 SHAPES = [(2, 1, 16, 48), (4, 2, 48, 80), (1, 1, 304, 48)]
@@ -49,7 +49,7 @@ def draw(shape: tuple[int, int, int, int], writes: tuple[str, ...]) -> list[Tens
     step = torch.tensor([0.7, 0.0, 1.0, 0.3], dtype=torch.float64)[:n]
     initial = normal(heads, *packed[1:])
     norms = [
-        initial[:, m].norm(dim=input_axis(name), keepdim=True)
+        initial[:, m].norm(dim=-1 if name == "w1" else -2, keepdim=True)
         for m, name in enumerate(written(writes))
     ]
     return [weights, direction, step, anchor, normal(*packed).abs(), *norms]
