@@ -98,7 +98,9 @@ def symmetric_product(
     total *= alpha
     if ADD:
         diagonal = (top + tl.arange(0, BM))[:, None] == (left + tl.arange(0, BN))[None, :]
-        total += beta * added.to(tl.float32) + tl.where(diagonal, gamma, 0.0)
+        # one after the other: their sum would be made, and moved, in the addend's layout
+        total += beta * added.to(tl.float32)
+        total = tl.where(diagonal, total + gamma, total)
     tile = total.to(result.dtype)
     result.store([result_first + matrix, top, left], tile.reshape(1, BM, BN))
     if below:
