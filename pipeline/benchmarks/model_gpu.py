@@ -14,18 +14,18 @@ Floors on an H100: products at 620 TFLOP/s (operations.py, plus Newton-Schulz wi
 products, 48 GFLOP a block and update), memory at 3.0 TB/s, nothing overlapping.
 
     row                operations       products   traffic    memory    floor     goal
-    reconstruct 8      8.5 + 1.2 TF     15.6 ms    13 GB      4.2 ms    20 ms     25.0 ms
-    reconstruct 32     34.0 + 1.2 TF    56.8 ms    46 GB      15 ms     72 ms     72.7 ms
-    reconstruct 128    136 + 1.2 TF     221 ms     184 GB     61 ms     282 ms    267 ms
-    render 1           0.66 TF          1.1 ms     2.0 GB     0.7 ms    1.8 ms    4.0 ms
-    render 8           5.3 TF           8.5 ms     12 GB      4.0 ms    12.5 ms   16.0 ms
+    reconstruct 8      8.5 + 1.2 TF     15.6 ms    10 GB      3.3 ms    19 ms     25.0 ms
+    reconstruct 32     34.0 + 1.2 TF    56.8 ms    33 GB      11 ms     68 ms     72.7 ms
+    reconstruct 128    136 + 1.2 TF     221 ms     128 GB     43 ms     264 ms    267 ms
+    render 1           0.66 TF          1.1 ms     1.6 GB     0.5 ms    1.6 ms    4.0 ms
+    render 8           5.3 TF           8.5 ms     8.5 GB     2.8 ms    11.3 ms   16.0 ms
 
-One view at a time is about 20 kernels a block: at 5 us each 2.4 ms. Traffic, for a token, channel
-and block: 48 bytes of residual stream in float32 (three norms read 4 and write 2, three additions
-read 6 and write 4) and 28 between products (queries and keys 8, GELU 16, the read's norm 4), and
-the weights once (0.6 GB; as bfloat16 copies of float32 1.9 GB). For 128 views that must shrink: a
-bfloat16 stream added in the products' epilogues takes 18 bytes instead of 48 (37 ms: 258 ms in
-all), GELU in its product's epilogue 16 less (24 ms).
+One view at a time is about 17 kernels a block: at 5 us each 2.0 ms. Traffic, for a token, channel
+and block: 24 bytes of residual stream (three times: stream and branch read, their sum and its norm
+written, in bfloat16) and 28 between products (queries and keys 8, GELU 16, the read's norm 4), and
+the weights once (0.6 GB; in writes, as bfloat16 copies of float32, 1.9 GB). Attention is counted at
+620 TFLOP/s too; at 400 it adds 9 ms to 128 views. GELU in its product's epilogue would take 16
+bytes less (13 ms of 128 views), the additions in theirs 12 (10 ms).
 
 Shapes: B scenes (1), V views.
 """

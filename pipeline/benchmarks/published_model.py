@@ -145,6 +145,9 @@ class PublishedModel(nn.Module):
 
     def compile_blocks(self, **options: Any) -> None:
         """torch.compile a block; all share its graphs."""
+        from torch._dynamo import config
+
+        config.recompile_limit = max(config.recompile_limit, 64)
         self._block = torch.compile(published_block, **options)
 
     def reconstruct(self, rays_BV9HW: Tensor, images_BV3HW: Tensor) -> list[PublishedWeights]:

@@ -10,11 +10,12 @@ scene, without compilation; and of a compiled and captured step the loss with th
 
 Floors on an H100: products at 620 TFLOP/s (operations three times forward; Newton-Schulz 6 GFLOP a
 scene, block and update at width 384, 48 at 768, three times with its backward pass), memory at
-3.0 TB/s and 76 bytes a token, channel and block three times (model_gpu.py), nothing overlapping.
+3.0 TB/s and 64 bytes a token, channel and block three times (as in model_gpu.py, but with a float32
+stream), nothing overlapping.
 
     row                operations       products   traffic   memory   floor    goal
-    10 layers d 384    13.3 + 2.9 TF    26 ms      43 GB     14 ms    40 ms    60 ms
-    14 layers d 768    96 + 8.1 TF      168 ms     161 GB    54 ms    222 ms   half of published
+    10 layers d 384    13.3 + 2.9 TF    26 ms      36 GB     12 ms    38 ms    60 ms
+    14 layers d 768    96 + 8.1 TF      168 ms     135 GB    45 ms    213 ms   half of published
 
 Activations that must be kept, for a token and block: 12 d bytes of float32 stream and about 30 d of
 bfloat16 (three projections, attention's and the memory's outputs, the hidden layer before GELU), 8
