@@ -62,7 +62,16 @@ CHOICES: dict[Kind, tuple[Tiles, ...]] = {
     "fold": _GENERAL,
 }
 
-MEASURED: dict[tuple[Kind, int, int, int], Tiles] = {}
+MEASURED: dict[tuple[Kind, int, int, int], Tiles] = {
+    ("gram", 3, 768, 1536): _SYMMETRIC[2],
+    ("gram", 16, 384, 768): _SYMMETRIC[0],
+    ("square", 16, 384, 384): _SYMMETRIC[0],
+    ("update", 16, 384, 768): _GENERAL[0],
+    ("pair", 16, 384, 768): _SYMMETRIC[1],
+    ("mixed", 16, 384, 384): _SYMMETRIC[0],
+    ("pair", 160, 256, 512): _SYMMETRIC[2],
+    ("fold", 10, 768, 1536): _GENERAL[3],
+}
 """(kind, N, R, C) to the tiles that were fastest there on an H100; C is R for square and mixed."""
 
 TOGETHER: dict[tuple[int, int, int], int] = {}
@@ -116,6 +125,8 @@ def phases(steps: int, n: int, rows: int, columns: int) -> tuple[int, ...]:
     phases first: later ones begin nearer to orthogonality, where errors grow faster.
     """
     alone = (1,) * steps
+    if columns < 2 * rows or rows <= 384:  # measured: no gain at (36, 512, 512), (16, 384, 768)
+        return alone
     count = -(-steps // LONGEST_PHASE)
     together = tuple(steps // count + (place < steps % count) for place in range(count))
 
