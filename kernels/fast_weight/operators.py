@@ -23,6 +23,7 @@ from torch import Tensor
 
 from everview.kernels.fast_weight.reference import MATRICES, FastWeights, written
 from everview.kernels.fast_weight.token_work import (
+    Operands,
     TokenSums,
     activated,
     activated_backward,
@@ -33,38 +34,6 @@ from everview.kernels.fast_weight.token_work import (
     second_order_features,
     token_blocks,
 )
-
-
-def _operand(weight: Tensor, like: Tensor) -> Tensor:
-    """[., D, F] contiguous in the type of the tokens."""
-    return weight.to(like.dtype).contiguous()
-
-
-def _side_by_side(like: Tensor, *weights: Tensor) -> Tensor:
-    """[N, D, M F] in the tokens' type."""
-    n, width, features = (max(w.shape[0] for w in weights), *weights[0].shape[1:])
-    wide = like.new_empty(n, width, len(weights) * features)
-    for part, weight in zip(wide.split(features, dim=-1), weights, strict=True):
-        repeats = n // weight.shape[0]
-        part.copy_(weight if repeats == 1 else weight.repeat(repeats, 1, 1))
-    return wide
-
-
-def _times_transposed(features: Tensor, weights: Tensor, out: Tensor) -> None:
-    """out [N, L, D] = features [N, L, K] @ weights [. , D, K]^T; one product where all share
-    them."""
-    n = features.shape[0]
-    if weights.shape[0] == 1 and n > 1 and _is_one_sequence(features) and _is_one_sequence(out):
-        torch.mm(features.flatten(0, 1), weights[0].mT, out=out.flatten(0, 1))
-        return
-    if weights.shape[0] != n:
-        weights = weights.repeat(n // weights.shape[0], 1, 1)
-    products(features, weights.mT, out)
-
-
-def _is_one_sequence(x_NLK: Tensor) -> bool:
-    """Whether the tokens of all batch elements lie at one stride."""
-    return x_NLK.stride(0) == x_NLK.shape[1] * x_NLK.stride(1)
 
 
 def _reduced(sums: Tensor, weights: int) -> Tensor:
@@ -80,13 +49,14 @@ class _WeightSums:
     Where all share their weights, the tokens of every batch element are one sequence.
     """
 
-    def __init__(self, packed: Tensor, weights: list[Tensor]) -> None:
-        self.joint = _joint(weights)
+    def __init__(self, packed: Tensor, weights: Operands) -> None:
+        """Without `down` among the weights there are no sums for W1."""
+        self.joint = _joint(weights.keyed, weights.down)
         self.n = 1 if self.joint else packed.shape[0]
-        width, self.features = weights[0].shape[1:]
+        width, self.features = weights.keyed.shape[1], weights.keyed.shape[2] // 2
         self.keyed = TokenSums.of(self.n, width, 2 * self.features, packed)
         self.valued = None
-        if len(weights) > 2:
+        if weights.down is not None:
             self.valued = TokenSums.of(self.n, width, self.features, packed)
 
     def add(self, keys: Tensor, values: Tensor, features: Tensor) -> None:
@@ -103,8 +73,9 @@ class _WeightSums:
         return tuple(sums.total for sums in (self.keyed, self.valued) if sums is not None)
 
 
-def _joint(weights: list[Tensor]) -> bool:
-    return all(w.shape[0] == 1 for w in weights)
+def _joint(*weights: Tensor | None) -> bool:
+    """Whether each is shared by all batch elements."""
+    return all(w is None or w.shape[0] == 1 for w in weights)
 
 
 # --- read ----------------------------------------------------------------------------------------
@@ -114,11 +85,12 @@ def _joint(weights: list[Tensor]) -> bool:
 def apply_operator(packed_q: Tensor, w0: Tensor, w2: Tensor, w1t: Tensor) -> Tensor:
     """f(q) [N, L, D]; see reference.fast_weight_apply."""
     check_shapes(packed_q, w0)
-    w0, w2, w1t = (_operand(w, packed_q) for w in (w0, w2, w1t))
+    low = Operands.of(packed_q, w0, w2, w1t)
+    assert low.down is not None
     out = packed_q.new_empty(packed_q.shape)
     for span in token_blocks(packed_q.shape[1]):
         (query,) = activated(packed_q[:, span], 1)
-        _times_transposed(hidden(query, w0, w2), w1t, out[:, span])
+        products(hidden(query, low), low.down.mT, out[:, span])
     return out
 
 
@@ -134,17 +106,16 @@ def apply_backward_operator(
     """Gradients by the queries (their type), by W0 | W2 [N, D, 2 F] and by W1^T [N, D, F]
     (float32), with 1 for N where all weights are shared by all N."""
     by_q = torch.empty_like(packed_q, memory_format=torch.contiguous_format)
-    low = [_operand(w, packed_q) for w in (w0, w2, w1t)]
-    wide = _side_by_side(packed_q, low[0], low[1])
+    low = Operands.of(packed_q, w0, w2, w1t)
     features = w0.shape[-1]
     sums = _WeightSums(packed_q, low)
     for span in token_blocks(packed_q.shape[1]):
         (query,) = activated(packed_q[:, span], 1)
         given = by_out[:, span].contiguous()
-        three = gradient_features(query, given, *low, None).wide
+        three = gradient_features(query, given, low, None).wide
         sums.add(query, given, three)
         by_query = query.new_empty(1, *query.shape)
-        _times_transposed(three[..., : 2 * features], wide, by_query[0])
+        products(three[..., : 2 * features], low.keyed.mT, by_query[0])
         activated_backward(packed_q[:, span], by_query, by_q[:, span])
     return by_q, *sums.totals()  # type: ignore[return-value]
 
@@ -153,7 +124,7 @@ def apply_backward_operator(
 def _(
     by_out: Tensor, packed_q: Tensor, w0: Tensor, w2: Tensor, w1t: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    n = 1 if _joint([w0, w2, w1t]) else packed_q.shape[0]
+    n = 1 if _joint(w0, w2, w1t) else packed_q.shape[0]
     return packed_q.new_empty(packed_q.shape), *_fake_sums(packed_q, n, w0, 2, 1)
 
 
@@ -187,7 +158,7 @@ def gradient_operator(
     so that the library's products write them side by side."""
     check_shapes(packed_kv[..., : packed_kv.shape[-1] // 2], w0)
     n, length, width = packed_kv.shape
-    low = [_operand(w, packed_kv) for w in (w0, w2, w1t) if w is not None]
+    low = Operands.of(packed_kv, w0, w2, w1t)
     features = w0.shape[-1]
     total = packed_kv.new_empty(
         (n, width // 2, (1 if w1t is None else 3) * features), dtype=torch.float32
@@ -197,9 +168,9 @@ def gradient_operator(
     for span in token_blocks(length):
         key, value = activated(packed_kv[:, span], 2)
         if keyed is None:
-            valued.add(value, hidden(key, *low, rates[:, span]))
+            valued.add(value, hidden(key, low, rates[:, span]))
         else:
-            three = gradient_features(key, value, *low, rates[:, span]).wide
+            three = gradient_features(key, value, low, rates[:, span]).wide
             keyed.add(key, three[..., : 2 * features])
             valued.add(value, three[..., 2 * features :])
     return total.unflatten(-1, (-1, features)).transpose(1, 2)
@@ -221,10 +192,8 @@ def gradient_backward_operator(
     n, length, width = packed_kv.shape
     width //= 2
     features = w0.shape[-1]
-    weights = [w if w.shape[0] == n else w.repeat(n // w.shape[0], 1, 1) for w in (w0, w2, w1t)]
-    p0, p2, p1 = by_sums.unbind(1)
-    by_key = _side_by_side(packed_kv, weights[0], weights[1], p0, p2)
-    by_value = _side_by_side(packed_kv, weights[2], p1)
+    low = Operands.of(packed_kv, w0, w2, w1t)
+    given = Operands.of(packed_kv, *by_sums.unbind(1))
     by_kv = torch.empty_like(packed_kv, memory_format=torch.contiguous_format)
     by_rates = torch.empty_like(rates, memory_format=torch.contiguous_format)
     keyed_sums = TokenSums.of(n, width, 2 * features, packed_kv)
@@ -232,13 +201,15 @@ def gradient_backward_operator(
     for span in token_blocks(length):
         key, value = activated(packed_kv[:, span], 2)
         keyed, valued = second_order_features(
-            key, value, by_key, by_value, rates[:, span], by_rates[:, span]
+            key, value, low, given, rates[:, span], by_rates[:, span]
         )
         keyed_sums.add(key, keyed[..., : 2 * features])
         valued_sums.add(value, valued[..., :features])
         by_both = key.new_empty(2, *key.shape)
-        products(keyed, by_key.mT, by_both[0])
-        products(valued, by_value.mT, by_both[1])
+        products(keyed[..., : 2 * features], low.keyed.mT, by_both[0])
+        products(keyed[..., 2 * features :], given.keyed.mT, by_both[0], add=True)
+        products(valued[..., :features], low.down.mT, by_both[1])
+        products(valued[..., features:], given.down.mT, by_both[1], add=True)
         activated_backward(packed_kv[:, span], by_both, by_kv[:, span])
     return by_kv, by_rates, keyed_sums.total, valued_sums.total
 
@@ -257,20 +228,19 @@ def down_backward_operator(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """w1 alone written: gradients by keys and values, by rates, by W0 | W2 [N | 1, D, 2 F]."""
     length, features = packed_kv.shape[1], w0.shape[-1]
-    low = [_operand(w, packed_kv) for w in (w0, w2, by_sums[:, 0])]
-    wide = _side_by_side(packed_kv, low[0], low[1])
+    low = Operands.of(packed_kv, w0, w2, by_sums[:, 0])
     by_kv = torch.empty_like(packed_kv, memory_format=torch.contiguous_format)
     by_rates = rates.new_zeros(rates.shape)
-    sums = _WeightSums(packed_kv, low[:2])
+    sums = _WeightSums(packed_kv, Operands(low.keyed, None))
     for span in token_blocks(length):
         key, value = activated(packed_kv[:, span], 2)
-        three = gradient_features(key, value, *low, rates[:, span], (1, 1, 1), rate_sums=True)
+        three = gradient_features(key, value, low, rates[:, span], (1, 1, 1), rate_sums=True)
         by_rates[:, span, 1] = three.rate_sums
         sums.add(key, value, three.wide)
         two, down = three.wide.split([2 * features, features], dim=-1)
         by_both = key.new_empty(2, *key.shape)
-        _times_transposed(two, wide, by_both[0])
-        products(down, low[2].mT, by_both[1])
+        products(two, low.keyed.mT, by_both[0])
+        products(down, low.down.mT, by_both[1])
         activated_backward(packed_kv[:, span], by_both, by_kv[:, span])
     return by_kv, by_rates, *sums.totals()  # type: ignore[return-value]
 
@@ -279,7 +249,7 @@ def down_backward_operator(
 def _(
     by_sums: Tensor, packed_kv: Tensor, rates: Tensor, w0: Tensor, w2: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    n = 1 if _joint([w0, w2]) else packed_kv.shape[0]
+    n = 1 if _joint(w0, w2) else packed_kv.shape[0]
     sums = _fake_sums(packed_kv, n, w0, 2)
     return packed_kv.new_empty(packed_kv.shape), rates.new_empty(rates.shape), *sums
 

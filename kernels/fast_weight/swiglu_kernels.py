@@ -170,6 +170,27 @@ def second_order_kernel(
 
 
 @triton.jit
+def operands_kernel(
+    first_ptr, second_ptr, third_ptr, out_ptr, first_strides, second_strides, third_strides,
+    width, hidden, MATRICES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """out [N, D, MATRICES, F] = up to three matrices [N, D, F] of any strides, side by side in the
+    type of out. One row of one matrix a program."""
+    n, d, matrix = tl.program_id(0) // width, tl.program_id(0) % width, tl.program_id(1)
+    source, strides = first_ptr, first_strides
+    if matrix == 1:
+        source, strides = second_ptr, second_strides
+    if matrix == 2:
+        source, strides = third_ptr, third_strides
+    columns = tl.arange(0, BLOCK)
+    inside = columns < hidden
+    at = source + n.to(tl.int64) * strides[0] + d * strides[1] + columns * strides[2]
+    row = tl.load(at, mask=inside)
+    at = out_ptr + (tl.program_id(0).to(tl.int64) * MATRICES + matrix) * hidden + columns
+    tl.store(at, row.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def prologue_kernel(
     x_ptr, out_ptr, x_stride_n, x_stride_l, out_stride_half, out_stride_n, out_stride_l,
     length, width, BLOCK: tl.constexpr,

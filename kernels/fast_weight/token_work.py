@@ -72,10 +72,47 @@ def _rate_arguments(rates: Tensor | None, fallback: Tensor) -> tuple[Tensor, int
     return (fallback, 0, 0) if rates is None else (rates, rates.stride(0), rates.stride(1))
 
 
+@dataclass(frozen=True)
+class Operands:
+    """Weights in the tokens' type: keyed [N | 1, D, 2F], W0 and W2 side by side, what keys and
+    queries are multiplied by; down [N | 1, D, F], W1^T. Their batches may differ."""
+
+    keyed: Tensor
+    down: Tensor | None
+
+    @staticmethod
+    def of(like: Tensor, w0: Tensor, w2: Tensor, w1t: Tensor | None) -> Operands:
+        """From matrices [., D, F] of any strides; one launch where their batches are equal."""
+        features = w0.shape[-1]
+        if w1t is not None and w1t.shape[0] == w0.shape[0]:
+            wide = side_by_side(like, w0, w2, w1t)
+            return Operands(wide[..., : 2 * features], wide[..., 2 * features :])
+        down = None if w1t is None else side_by_side(like, w1t)
+        return Operands(side_by_side(like, w0, w2), down)
+
+    def parts(self) -> tuple[Tensor, Tensor]:
+        """W0 and W2."""
+        w0, w2 = self.keyed.chunk(2, dim=-1)
+        return w0, w2
+
+
+def side_by_side(like: Tensor, *matrices: Tensor) -> Tensor:
+    """Up to three matrices [N, D, F] as [N, D, M F] in the type of `like`."""
+    n, width, features = matrices[0].shape
+    out = like.new_empty(n, width, len(matrices) * features)
+    three = (matrices * 3)[:3] if len(matrices) == 1 else (*matrices, matrices[0])[:3]
+    kernels.operands_kernel[(n * width, len(matrices))](
+        *three, out, *(matrix.stride() for matrix in three), width, features,
+        MATRICES=len(matrices), BLOCK=_power_of_two(features), num_warps=_row_warps(features),
+    )  # fmt: skip
+    return out
+
+
 def hidden(
-    x_NLD: Tensor, w0: Tensor, w2: Tensor, rates: Tensor | None = None, tile: Tile = HIDDEN
+    x_NLD: Tensor, weights: Operands, rates: Tensor | None = None, tile: Tile = HIDDEN
 ) -> Tensor:
     """silu(x W0) * (x W2) [N, L, F]; rates [N, L, 3]: times the second column (w1's)."""
+    w0, w2 = weights.parts()
     n, length, width = x_NLD.shape
     features = w0.shape[-1]
     out = x_NLD.new_empty(n, length, features)
@@ -105,15 +142,15 @@ class Features:
 def gradient_features(
     k_NLD: Tensor,
     v_NLD: Tensor,
-    w0: Tensor,
-    w2: Tensor,
-    w1t: Tensor,
+    weights: Operands,
     rates: Tensor | None,
     columns: tuple[int, int, int] = (0, 1, 2),
     rate_sums: bool = False,
     tile: Tile = GRADIENT,
 ) -> Features:
     """See `gradient_kernel`. columns: of the rates, for gate (w0), down (w1), up (w2)."""
+    (w0, w2), w1t = weights.parts(), weights.down
+    assert w1t is not None
     n, length, width = k_NLD.shape
     features = w0.shape[-1]
     wide = k_NLD.new_empty(n, length, 3 * features)
@@ -135,29 +172,26 @@ def gradient_features(
 
 
 def second_order_features(
-    k_NLD: Tensor,
-    v_NLD: Tensor,
-    by_key: Tensor,
-    by_value: Tensor,
-    rates: Tensor,
+    k_NLD: Tensor, v_NLD: Tensor, weights: Operands, by_sums: Operands, rates: Tensor,
     by_rates: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """See `second_order_kernel`. by_key [N, D, 4F]: W0, W2 and the gradients of their sums P0, P2
-    side by side; by_value [N, D, 2F]: W1^T, P1^T. by_rates [N, L, 3] is written.
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """See `second_order_kernel`. by_sums: P0 | P2 and P1^T. by_rates [N, L, 3] is written.
 
-    Returns features that multiply by_key^T (a, u, gate, up: [N, L, 4F]) and by_value^T (b, down:
-    [N, L, 2F]) in the gradients of k and v.
+    Returns features that multiply (W0 | W2 | P0 | P2)^T (a, u, gate, up: [N, L, 4F]) and
+    (W1^T | P1^T)^T (b, down: [N, L, 2F]) in the gradients of k and v.
 
     Six products in one kernel (128 x 64 tiles, six accumulators) ran at 290 TFLOP/s on an H100,
     bound by shared memory and spills; the library's products with this in-place pass at 400. Spans
     that stay in the L2 cache between the two were slower: 390 at 72 MB, 350 at 18 MB.
     """
     n, length, _ = k_NLD.shape
-    features = by_value.shape[-1] // 2
+    features = weights.keyed.shape[-1] // 2
     keyed = k_NLD.new_empty(n, length, 4 * features)
     valued = k_NLD.new_empty(n, length, 2 * features)
-    products(k_NLD, by_key, keyed)
-    products(v_NLD, by_value, valued)
+    products(k_NLD, weights.keyed, keyed[..., : 2 * features])
+    products(k_NLD, by_sums.keyed, keyed[..., 2 * features :])
+    products(v_NLD, weights.down, valued[..., :features])
+    products(v_NLD, by_sums.down, valued[..., features:])
     kernels.second_order_kernel[(n * length,)](
         keyed, valued, rates, by_rates,
         *keyed.stride()[:2], *valued.stride()[:2], *rates.stride()[:2], *by_rates.stride()[:2],
@@ -167,12 +201,29 @@ def second_order_features(
     return keyed, valued
 
 
-def products(x_NLD: Tensor, weights: Tensor, out: Tensor) -> None:
-    """out [N, L, K] = x @ weights [N, D, K], in the library; any strides but the last."""
-    if x_NLD.shape[0] == 1:
-        torch.mm(x_NLD[0], weights[0], out=out[0])
+def products(x_NLI: Tensor, weights: Tensor | None, out: Tensor, add: bool = False) -> None:
+    """out [N, L, O] = x @ weights [N | H | 1, I, O], in the library; add: added to what is there.
+    One product where all N share the weights and their tokens lie at one stride."""
+    assert weights is not None
+    n = x_NLI.shape[0]
+    if weights.shape[0] == 1 and (n == 1 or (_is_one_sequence(x_NLI) and _is_one_sequence(out))):
+        flat, result = x_NLI.flatten(0, 1), out.flatten(0, 1)
+        if add:
+            torch.addmm(result, flat, weights[0], out=result)
+        else:
+            torch.mm(flat, weights[0], out=result)
+        return
+    if weights.shape[0] != n:
+        weights = weights.repeat(n // weights.shape[0], 1, 1)
+    if add:
+        torch.baddbmm(out, x_NLI, weights, out=out)
     else:
-        torch.bmm(x_NLD, weights, out=out)
+        torch.bmm(x_NLI, weights, out=out)
+
+
+def _is_one_sequence(x_NLI: Tensor) -> bool:
+    """Whether the tokens of all batch elements lie at one stride."""
+    return x_NLI.stride(0) == x_NLI.shape[1] * x_NLI.stride(1)
 
 
 class TokenSums:

@@ -95,9 +95,13 @@ class FastWeightMemory(nn.Module):
 
     def init_state(self, batch: int) -> FastWeightState:
         """The learned initial weights for `batch` scenes; momentum 0, anchors at the weights."""
-        weights = self._initial().repeat(batch, 1, 1, 1)
+        weights = self._initial()
         if weights.dtype != torch.float64:
             weights = weights.float()
+        # one head: not copied, so that `_full` can tell that all scenes still share them
+        weights = (
+            weights.expand(batch, -1, -1, -1) if self.heads == 1 else weights.repeat(batch, 1, 1, 1)
+        )
         momentum = None if self.momentum is None else torch.zeros_like(weights)
         elastic = None if self.elastic is None else self.elastic.init_state(weights)
         return FastWeightState(weights, momentum, elastic)
@@ -135,7 +139,8 @@ class FastWeightMemory(nn.Module):
             idle = (step_B.repeat_interleave(self.heads) == 0).view(-1, 1, 1, 1)
             sums = momentum * delta.decay.view(-1, 1, 1, 1).to(momentum.dtype) + sums
             momentum = torch.where(idle, momentum, sums)
-        return self.move(self.direction(sums), state._replace(momentum=momentum), step_B)
+        state = FastWeightState(state.weights, momentum, state.elastic)
+        return self.move(self.direction(sums), state, step_B)
 
     def read(self, packet: Packet, state: FastWeightState) -> Tensor:
         """f_W(q) [N, L, D] for the packet's queries."""
@@ -153,9 +158,10 @@ class FastWeightMemory(nn.Module):
         step = step_B.repeat_interleave(self.heads).to(weights.dtype)
         norms = initial_norms(self._learned(), self.writes)
         if self.elastic is None:
-            return state._replace(weights=fast_weight_commit(weights, direction, step, norms))
+            moved = fast_weight_commit(weights, direction, step, norms)
+            return FastWeightState(moved, state.momentum, None)
         moved, elastic = self.elastic.commit(weights, direction, step, norms, state.elastic)
-        return state._replace(weights=moved, elastic=elastic)
+        return FastWeightState(moved, state.momentum, elastic)
 
     def _learned(self) -> FastWeights:
         return FastWeights(self.w0, self.w1, self.w2)
@@ -248,7 +254,10 @@ class FastWeightMemory(nn.Module):
         return fast_weight_apply(weights, queries).unflatten(0, (-1, count)).flatten(1, 2)
 
     def _full(self, weights: Tensor) -> FastWeights:
-        """The written matrices from the state, the frozen ones as learned."""
+        """The written matrices from the state, the frozen ones as learned; all as learned, and
+        shared by the batch, as long as nothing was written."""
+        if len(weights) > 1 and weights.stride(0) == 0:
+            return self._learned()
         both = zip(unpack(weights, self.writes), self._learned(), strict=True)
         return FastWeights(*(learned if own is None else own for own, learned in both))
 
