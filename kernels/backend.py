@@ -1,11 +1,14 @@
 """Which implementation serves each kernel: said once, recorded in every run, never silent.
 
-The reference in torch serves every kernel on every device. A faster one joins by its line in this
-table; where it can't take a shape or a device it raises, it doesn't fall back.
+One rule for all kernels. The reference in torch takes every device, type and shape. On an NVIDIA
+GPU with tensor memory access (sm_90 and later) Triton serves the inputs that BY_TRITON names. A
+call there with others goes to the reference; the first one for each reason logs a warning, and so
+does the first on a GPU without kernels. Arguments that don't fit each other raise ValueError.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from functools import cache
 
@@ -14,26 +17,53 @@ import torch
 log = logging.getLogger("everview.kernels")
 
 REFERENCE = "torch reference"
-_SERVED_BY = {
-    "fast_weight_gradient": REFERENCE,
-    "fast_weight_direction": REFERENCE,
-    "fast_weight_commit": REFERENCE,
-    "fast_weight_apply": REFERENCE,
-    "newton_schulz": REFERENCE,
-    "rms_norm": REFERENCE,
+BY_TRITON = {
+    "fast_weight_gradient": "bfloat16 tokens, widths multiples of 16",
+    "fast_weight_direction": "sides multiples of 16, products in float16",
+    "fast_weight_commit": "float32 weights, vectors of at most 8192",
+    "fast_weight_apply": "bfloat16 tokens, widths multiples of 16",
+    "newton_schulz": "sides multiples of 16, products in float16",
 }
+"""Kernel to the inputs that Triton takes."""
+_KERNELS = (*BY_TRITON, "rms_norm")
+_SHARED_MEMORY = 227 * 1024
+"""Bytes that a block of the largest configurations takes."""
 
 
 def backends_in_use(device: torch.device | None = None) -> dict[str, str]:
-    """Kernel name to the name of what serves it, for `run.json`; the first call also logs it.
+    """Kernel name to what serves it on a device, for `run.json`; the first call also logs it.
 
-    device: where queries are answered, to name the type of their products too.
+    device: where the tensors are; a GPU, if there is one, unless given. `query_products` is the
+    type of a query's products there.
     """
-    _announce()
     if device is None:
-        return dict(_SERVED_BY)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    served = _served_by(device)
+    _announce(device)
     products = reading_products(device) or torch.float32
-    return {**_SERVED_BY, "query_products": str(products).removeprefix("torch.")}
+    return {**served, "query_products": str(products).removeprefix("torch.")}
+
+
+@torch.compiler.assume_constant_result
+def triton_serves(device: torch.device) -> bool:
+    """Whether the Triton kernels run on a device; a GPU on which they don't is logged once."""
+    if device.type != "cuda":
+        return False
+    reason = _what_is_missing(device)
+    if reason:
+        _warn(f"all kernels on {device}", reason)
+    return not reason
+
+
+def by_triton(kernel: str, device: torch.device, refused: str = "") -> bool:
+    """Whether Triton serves this call of `kernel`. refused: what it can't take of the call, if
+    anything: then the reference serves it and, where Triton serves others, that is logged once.
+    """
+    if not triton_serves(device):
+        return False
+    if refused:
+        _warn(kernel, refused)
+    return not refused
 
 
 @cache
@@ -50,9 +80,47 @@ def reading_products(device: torch.device) -> torch.dtype | None:
 
 
 @cache
-def _announce() -> None:
-    kinds = sorted(set(_SERVED_BY.values()))
-    for kind in kinds:
-        served = [name for name, by in _SERVED_BY.items() if by == kind]
-        names = "all kernels" if len(kinds) == 1 else ", ".join(served)
-        log.info("kernels: %s (%s)", kind, names)
+def _what_is_missing(device: torch.device) -> str:
+    """Why a GPU doesn't run the Triton kernels; empty where it does."""
+    if torch.version.hip is not None:
+        return "not an NVIDIA GPU"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 9:
+        return f"sm_{major}{minor} has no tensor memory access, sm_90 and later have"
+    memory = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    if memory < _SHARED_MEMORY:
+        return f"{memory >> 10} KiB of shared memory a block, {_SHARED_MEMORY >> 10} are needed"
+    if importlib.util.find_spec("triton") is None:
+        return "triton isn't installed"
+    return ""
+
+
+def _served_by(device: torch.device) -> dict[str, str]:
+    triton = triton_serves(device)
+    return {
+        kernel: f"triton ({BY_TRITON[kernel]})" if triton and kernel in BY_TRITON else REFERENCE
+        for kernel in _KERNELS
+    }
+
+
+@torch.compiler.assume_constant_result
+def _warn(kernel: str, reason: str) -> None:
+    """Also while a graph is traced, which is when its calls are dispatched."""
+    _warn_once(kernel, reason)
+
+
+@cache
+def _warn_once(kernel: str, reason: str) -> None:
+    log.warning("%s: %s (%s)", kernel, REFERENCE, reason)
+
+
+@cache
+def _announce(device: torch.device) -> None:
+    served = _served_by(device)
+    triton = [kernel for kernel, by in served.items() if by != REFERENCE]
+    if not triton:
+        log.info("kernels on %s: all by %s", device, REFERENCE)
+        return
+    rest = [kernel for kernel in served if kernel not in triton]
+    log.info("kernels on %s: triton for %s; %s for %s, and for inputs that triton doesn't take",
+             device, ", ".join(triton), REFERENCE, ", ".join(rest))  # fmt: skip

@@ -1,8 +1,8 @@
 """Commits of packed fast weights, plain and elastic: the public functions and their operators.
 
 On a GPU one Triton launch serves all written matrices, forward and backward (commit_kernels.py);
-float64 and other devices take the reference. The backward recomputes what it needs from the inputs:
-nothing else is kept.
+the reference serves the rest (`everview.kernels.backend`). The backward recomputes what it needs
+from the inputs: nothing else is kept.
 
 Shapes: N = batch x heads, H heads (the fastest), M written matrices, D head width, F hidden width,
 V weight vectors of a batch element: F for w0 and w2 each, then D for w1.
@@ -15,14 +15,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from everview.kernels.backend import by_triton
 from everview.kernels.fast_weight import elastic, reference
 from everview.kernels.fast_weight.elastic import ElasticRule, ElasticState
 
 __all__ = ["ElasticRule", "ElasticState", "elastic_commit", "fast_weight_commit"]
 
+LONGEST = 8192
+"""Entries of a weight vector that a program of the kernels can hold."""
+
 
 def _by_triton(weights: Tensor) -> bool:
-    return weights.is_cuda and weights.dtype == torch.float32
+    if not weights.is_cuda or weights.numel() == 0:
+        return False
+    return by_triton("fast_weight_commit", weights.device, _refused(weights))
+
+
+def _refused(weights: Tensor) -> str:
+    """What of these weights the kernels don't take, in words; empty if nothing."""
+    if weights.dtype != torch.float32:
+        return f"{weights.dtype} weights, not float32"
+    if max(weights.shape[2:]) > LONGEST:
+        return f"weight vectors of {max(weights.shape[2:])} entries, more than {LONGEST}"
+    return ""
 
 
 def fast_weight_commit(
@@ -32,8 +47,8 @@ def fast_weight_commit(
 
     weights: [N, M, D, F], float32 or float64. direction: [N, M, D, F], any floating type. step:
     [N]; 0 is a closed write gate: a direction that isn't finite leaves the weights as they were.
-    norms: as from `initial_norms`, those of w1 last. On a GPU a weight vector has at most 8,192
-    entries, else ValueError.
+    norms: as from `initial_norms`, those of w1 last. On a GPU Triton takes float32 weights with
+    D and F up to 8,192; others go to the reference, which is logged.
     """
     if not _by_triton(weights):
         return reference.fast_weight_commit(weights, direction, step, norms)

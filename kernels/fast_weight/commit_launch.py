@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from everview.kernels.fast_weight import commit_kernels as kernels
+from everview.kernels.fast_weight.commit import LONGEST
 from everview.kernels.fast_weight.elastic import ElasticRule, ElasticState
 
-LONGEST = 8192
-"""Entries of a weight vector that a program can hold."""
 _PER_THREAD = 8
 """Entries of a chunk per thread."""
 

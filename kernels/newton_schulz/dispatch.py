@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from functools import cache
-
 import torch
 from torch import Tensor
 
+from everview.kernels.backend import by_triton
 from everview.kernels.newton_schulz import reference
 from everview.kernels.newton_schulz.operators import newton_schulz_operator
-
-log = logging.getLogger("everview.kernels")
 
 SIDES = 16
 """The kernels take matrices whose sides are multiples of this."""
@@ -30,45 +26,31 @@ def newton_schulz(
 
     bfloat16 on an NVIDIA GPU with tensor memory access (sm_90 and later) runs in Triton, which
     stores the normalised iterates in float16, at an eighth of bfloat16's error, and makes them
-    anew in the backward instead of keeping them. Matrices with a side that isn't a
-    multiple of 16, and everything else, take the reference; on such a GPU that is logged.
+    anew in the backward instead of keeping them. Another compute_dtype is what the caller asked
+    for and takes the reference. Matrices of other types than float32 and bfloat16, or with a side
+    that isn't a multiple of 16, take it too, which is logged (`everview.kernels.backend`).
     """
-    if not _has_kernels(matrices, steps, compute_dtype):
+    if not _by_triton(matrices, steps, compute_dtype):
         return reference.newton_schulz(matrices, steps, compute_dtype, dtype)
-    rows, columns = matrices.shape[1:]
-    if rows % SIDES or columns % SIDES:
-        if not torch.compiler.is_compiling():
-            _announce(rows, columns)
-        return reference.newton_schulz(matrices, steps, compute_dtype, dtype)
-    tall = rows > columns
+    tall = matrices.shape[1] > matrices.shape[2]
     dtype = dtype or matrices.dtype
     result, _, _ = newton_schulz_operator(matrices.mT if tall else matrices, steps, dtype)
     return result.mT if tall else result
 
 
-def _has_kernels(matrices: Tensor, steps: int, compute_dtype: torch.dtype | None) -> bool:
-    return (
-        matrices.is_cuda
-        and compute_dtype in (None, torch.bfloat16)
-        and matrices.ndim == 3  # the reference says what is wrong with others
-        and matrices.numel() > 0
-        and steps >= 1
-        and matrices.dtype in (torch.float32, torch.bfloat16)
-        and _accelerated(matrices.device)
-    )
+def _by_triton(matrices: Tensor, steps: int, compute_dtype: torch.dtype | None) -> bool:
+    if not matrices.is_cuda or compute_dtype not in (None, torch.bfloat16):
+        return False
+    if matrices.ndim != 3 or steps < 1 or matrices.numel() == 0:
+        return False  # the reference says what is wrong, if anything
+    return by_triton("newton_schulz", matrices.device, _refused(matrices))
 
 
-@cache
-def _accelerated(device: torch.device) -> bool:
-    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
-
-
-@cache
-def _announce(rows: int, columns: int) -> None:
-    log.info(
-        "newton_schulz: %s for %d x %d, whose sides aren't multiples of %d",
-        "torch reference",
-        rows,
-        columns,
-        SIDES,
-    )
+def _refused(matrices: Tensor) -> str:
+    """What of these matrices the kernels don't take, in words; empty if nothing."""
+    if matrices.dtype not in (torch.float32, torch.bfloat16):
+        return f"{matrices.dtype} matrices, not float32 or bfloat16"
+    rows, columns = matrices.shape[1:]
+    if rows % SIDES or columns % SIDES:
+        return f"matrices of {rows} x {columns}, sides not multiples of {SIDES}"
+    return ""
