@@ -13,7 +13,11 @@ from everview.kernels.fast_weight import operators, reference, token_work
 from everview.kernels.fast_weight.reference import MATRICES, FastWeights
 
 # ragged against every tile: tokens, width and hidden width
-SHAPES = [(1, 40, 16, 48), (2, 70, 48, 144)]
+SHAPES = [(1, 40, 16, 48), (2, 38, 48, 144)]
+CASES = [
+    *((SHAPES[0], writes) for writes in (MATRICES, ("w1",), ("w0", "w1"))),
+    *((SHAPES[1], writes) for writes in (MATRICES, ("w1",))),
+]
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
 
 
@@ -60,12 +64,11 @@ def with_gradients(results: tuple[Tensor, Tensor], tensors: list[Tensor]) -> lis
     return [*results, *torch.autograd.grad(loss, tensors)]
 
 
-@pytest.mark.parametrize("writes", [MATRICES, ("w1",), ("w0", "w1")], ids="+".join)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "writes"), CASES, ids=str)
 def test_sums_reads_and_every_gradient_equal_the_references(
     shape: tuple[int, int, int, int], writes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_work, "TOKEN_BLOCK", 32)  # several blocks, the last one ragged
+    monkeypatch.setattr(token_work, "TOKEN_BLOCK", 16)  # several blocks, the last one ragged
     for shared in {1, shape[0]}:
         exact = draw(shape, shared, torch.float64)
         single = draw(shape, shared, torch.float32)
@@ -80,7 +83,7 @@ def test_sums_reads_and_every_gradient_equal_the_references(
 
 
 def test_heads_share_frozen_matrices_over_the_batch() -> None:
-    exact, single = (draw((4, 40, 16, 32), 2, kind) for kind in (torch.float64, torch.float32))
+    exact, single = (draw((4, 20, 16, 32), 2, kind) for kind in (torch.float64, torch.float32))
     expected = with_gradients(by_reference(exact, ("w1",)), exact)
     found = with_gradients(by_kernels(single, ("w1",)), single)
     for left, right in zip(found, expected, strict=True):
