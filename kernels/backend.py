@@ -3,13 +3,15 @@
 One rule for all kernels. The reference in torch takes every device, type and shape. On an NVIDIA
 GPU with tensor memory access (sm_90 and later) Triton serves the inputs that BY_TRITON names. A
 call there with others goes to the reference; the first one for each reason logs a warning, and so
-does the first on a GPU without kernels. Arguments that don't fit each other raise ValueError.
+does the first on a GPU without kernels, or with EVERVIEW_KERNELS=reference in the environment, for
+a comparison. Arguments that don't fit each other raise ValueError.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from functools import cache
 
 import torch
@@ -82,6 +84,8 @@ def reading_products(device: torch.device) -> torch.dtype | None:
 @cache
 def _what_is_missing(device: torch.device) -> str:
     """Why a GPU doesn't run the Triton kernels; empty where it does."""
+    if os.environ.get("EVERVIEW_KERNELS") == "reference":
+        return "EVERVIEW_KERNELS=reference"
     if torch.version.hip is not None:
         return "not an NVIDIA GPU"
     major, minor = torch.cuda.get_device_capability(device)

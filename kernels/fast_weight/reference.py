@@ -138,12 +138,14 @@ def fast_weight_direction(
     sums: Tensor, optimiser: str = "muon", newton_schulz_steps: int = 5
 ) -> Tensor:
     """The direction of the write [N, M, D, F]: Newton-Schulz of each sum ("muon"), all in one
-    batch, or the sum itself ("sgd")."""
+    batch and in bfloat16 on a GPU, where its products are of that type; or the sum itself
+    ("sgd")."""
     if optimiser == "sgd":
         return sums
     if optimiser != "muon":
         raise ValueError(f"fast-weight optimiser {optimiser!r}: muon or sgd")
-    return newton_schulz(sums.flatten(0, 1), newton_schulz_steps).unflatten(0, sums.shape[:2])
+    low = torch.bfloat16 if sums.is_cuda and sums.dtype == torch.float32 else None
+    return newton_schulz(sums, newton_schulz_steps, dtype=low)
 
 
 def initial_norms(initial: FastWeights, writes: Collection[str] = MATRICES) -> tuple[Tensor, ...]:

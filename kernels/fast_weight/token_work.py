@@ -196,7 +196,7 @@ def second_order_features(
         keyed, valued, rates, by_rates,
         *keyed.stride()[:2], *valued.stride()[:2], *rates.stride()[:2], *by_rates.stride()[:2],
         length, features,
-        BLOCK_F=_power_of_two(features), EXACT=INTERPRETED, num_warps=_row_warps(features),
+        BLOCK_F=_power_of_two(features), EXACT=INTERPRETED, num_warps=_row_warps(features, 8),
     )  # fmt: skip
     return keyed, valued
 
@@ -283,8 +283,9 @@ def _power_of_two(width: int) -> int:
     return 1 << (width - 1).bit_length()
 
 
-def _row_warps(width: int) -> int:
-    return max(1, min(8, _power_of_two(width) // 256))
+def _row_warps(width: int, values_a_thread: int = 16) -> int:
+    """Warps for a row; 8 values a thread where many arrays are held at once."""
+    return max(1, min(8, _power_of_two(width) // (32 * values_a_thread)))
 
 
 def token_blocks(length: int) -> list[slice]:

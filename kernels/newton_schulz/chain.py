@@ -20,6 +20,8 @@ Shapes: N matrices, R rows, C columns, R <= C.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -48,15 +50,17 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The result [N, R, C] in `dtype`, the normalised input in `operands`, and its norms [N].
 
+    matrices: [N, R, C], or with two batch axes that make up N, of any strides.
     phases: steps that run on R x R matrices at a time. together: matrices that go through all
     of them at a time. Both are the plan's choice unless given.
     """
-    n, rows, columns = matrices.shape
+    *batch, rows, columns = matrices.shape
+    n = math.prod(batch)
     phases = phases or plan.phases(steps, n, rows, columns)
     together = together or plan.TOGETHER.get((n, rows, columns), n)
-    unit = torch.empty(matrices.shape, dtype=operands, device=matrices.device)
+    unit = torch.empty((n, rows, columns), dtype=operands, device=matrices.device)
     norm = normalise(matrices, unit, EPSILON)
-    result = torch.empty(matrices.shape, dtype=dtype, device=matrices.device)
+    result = torch.empty(unit.shape, dtype=dtype, device=matrices.device)
     for some, results in zip(unit.split(together), result.split(together), strict=True):
         _iterate(some, results, phases)
     return result, unit, norm

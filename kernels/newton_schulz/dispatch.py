@@ -19,7 +19,7 @@ def newton_schulz(
     compute_dtype: torch.dtype | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Orthogonalise each of `matrices` [N, R, C], any strides; see `reference.newton_schulz`.
+    """Orthogonalise each of `matrices` [..., R, C], any strides; see `reference.newton_schulz`.
 
     steps: iterations, at least 1. compute_dtype: bfloat16 on a GPU unless given, the input's own
     on a CPU. dtype: the result's, the input's own unless given. Raises ValueError for other shapes.
@@ -32,7 +32,7 @@ def newton_schulz(
     """
     if not _by_triton(matrices, steps, compute_dtype):
         return reference.newton_schulz(matrices, steps, compute_dtype, dtype)
-    tall = matrices.shape[1] > matrices.shape[2]
+    tall = matrices.shape[-2] > matrices.shape[-1]
     dtype = dtype or matrices.dtype
     result, _, _ = newton_schulz_operator(matrices.mT if tall else matrices, steps, dtype)
     return result.mT if tall else result
@@ -41,7 +41,7 @@ def newton_schulz(
 def _by_triton(matrices: Tensor, steps: int, compute_dtype: torch.dtype | None) -> bool:
     if not matrices.is_cuda or compute_dtype not in (None, torch.bfloat16):
         return False
-    if matrices.ndim != 3 or steps < 1 or matrices.numel() == 0:
+    if matrices.ndim not in (3, 4) or steps < 1 or matrices.numel() == 0:
         return False  # the reference says what is wrong, if anything
     return by_triton("newton_schulz", matrices.device, _refused(matrices))
 
@@ -50,7 +50,7 @@ def _refused(matrices: Tensor) -> str:
     """What of these matrices the kernels don't take, in words; empty if nothing."""
     if matrices.dtype not in (torch.float32, torch.bfloat16):
         return f"{matrices.dtype} matrices, not float32 or bfloat16"
-    rows, columns = matrices.shape[1:]
+    rows, columns = matrices.shape[-2:]
     if rows % SIDES or columns % SIDES:
         return f"matrices of {rows} x {columns}, sides not multiples of {SIDES}"
     return ""

@@ -7,6 +7,7 @@ can hold it.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -136,15 +137,22 @@ def general_product(
 def normalise(source: Tensor, result: Tensor, epsilon: float) -> Tensor:
     """result = source / (norm + epsilon), contiguous; the Frobenius norms [N] are returned.
 
-    source [N, R, C] of any strides and floating type.
+    source [N, R, C], or with two batch axes that make up N, of any strides and floating type.
     """
     partial = _block_products(source, source)
-    norm = partial.new_empty(len(source))
-    _, rows, columns = source.shape
+    norm = partial.new_empty(len(result))
+    rows, columns = source.shape[-2:]
     norms.normalise[_grid(source)](
-        source, partial, norm, result, rows, columns, *source.stride(), epsilon, **_sums()
+        source, partial, norm, result, rows, columns, *_strides(source), epsilon, **_sums()
     )
     return norm
+
+
+def _strides(matrices: Tensor) -> tuple[int, ...]:
+    """Entries of the second batch axis, the strides of both, of rows and of columns."""
+    if matrices.ndim == 3:
+        return 1, matrices.stride(0), 0, *matrices.stride()[1:]
+    return matrices.shape[1], *matrices.stride()
 
 
 def through_norm(
@@ -167,18 +175,18 @@ def _block_products(left: Tensor, right: Tensor) -> Tensor:
     """Partial sums [N, blocks] of left * right, which have the same strides."""
     blocks, n = _grid(left)
     partial = torch.empty(n, blocks, dtype=torch.float32, device=left.device)
-    shape = left.shape[1:]
+    shape = left.shape[-2:]
     options = _sums()
     del options["STEP"]
     norms.block_products[_grid(left)](
-        left, right, partial, *shape, *left.stride(), SQUARE=left is right, **options
+        left, right, partial, *shape, *_strides(left), SQUARE=left is right, **options
     )
     return partial
 
 
 def _grid(matrices: Tensor) -> tuple[int, int]:
-    n, rows, columns = matrices.shape
-    return -(-rows // _BLOCK_ROWS) * -(-columns // _BLOCK_COLUMNS), n
+    *batch, rows, columns = matrices.shape
+    return -(-rows // _BLOCK_ROWS) * -(-columns // _BLOCK_COLUMNS), math.prod(batch)
 
 
 def _sums() -> dict[str, Any]:

@@ -23,6 +23,12 @@ def _block(rows, columns, row_stride, column_stride, BR: tl.constexpr, BC: tl.co
 
 
 @triton.jit
+def _start(matrix, inner, outer_stride, inner_stride):
+    """Where a matrix of two batch axes begins; the second has `inner` entries."""
+    return matrix // inner * outer_stride + matrix % inner * inner_stride
+
+
+@triton.jit
 def _total(partial, matrix, count, STEP: tl.constexpr):
     """The sum of a matrix's partial sums [N, count]."""
     total = tl.zeros((STEP,), tl.float32)
@@ -39,7 +45,9 @@ def block_products(
     partial,
     rows,
     columns,
-    matrix_stride,
+    inner,
+    outer_stride,
+    inner_stride,
     row_stride,
     column_stride,
     SQUARE: tl.constexpr,
@@ -53,7 +61,7 @@ def block_products(
     """
     matrix = tl.program_id(1).to(tl.int64)
     offsets, inside = _block(rows, columns, row_stride, column_stride, BR, BC)
-    offsets += matrix * matrix_stride
+    offsets += _start(matrix, inner, outer_stride, inner_stride)
     if DEPENDENT:
         gdc_wait()
         gdc_launch_dependents()
@@ -73,7 +81,9 @@ def normalise(
     result,
     rows,
     columns,
-    matrix_stride,
+    inner,
+    outer_stride,
+    inner_stride,
     row_stride,
     column_stride,
     epsilon,
@@ -92,7 +102,8 @@ def normalise(
     if DEPENDENT:
         gdc_wait()
         gdc_launch_dependents()
-    x = tl.load(source + matrix * matrix_stride + offsets, mask=inside, other=0.0).to(tl.float32)
+    offsets += _start(matrix, inner, outer_stride, inner_stride)
+    x = tl.load(source + offsets, mask=inside, other=0.0).to(tl.float32)
     length = tl.sqrt(_total(partial, matrix, tl.num_programs(0), STEP))
     if tl.program_id(0) == 0:
         tl.store(norm + matrix, length)

@@ -6,6 +6,7 @@ turns tall ones. Triton is imported by the first call.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -21,19 +22,22 @@ three more bits cost nothing: an eighth of bfloat16's error."""
 def newton_schulz_operator(
     matrices: Tensor, steps: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Result [N, R, C] in dtype; for the backward the normalised input and its norms [N]."""
+    """Result in dtype, of the shape of matrices [N, R, C] or [N, M, R, C] (any strides); for the
+    backward the normalised input [N M, R, C] and its norms [N M]."""
     from everview.kernels.newton_schulz import chain
 
-    return chain.forward(matrices, steps, OPERANDS, dtype)
+    result, unit, norm = chain.forward(matrices, steps, OPERANDS, dtype)
+    return result.view(matrices.shape), unit, norm
 
 
 @newton_schulz_operator.register_fake
 def _(matrices: Tensor, steps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    shape = matrices.shape
+    *batch, rows, columns = matrices.shape
+    n = math.prod(batch)
     return (
-        matrices.new_empty(shape, dtype=dtype),
-        matrices.new_empty(shape, dtype=OPERANDS),
-        matrices.new_empty(shape[:1], dtype=torch.float32),
+        matrices.new_empty(matrices.shape, dtype=dtype),
+        matrices.new_empty((n, rows, columns), dtype=OPERANDS),
+        matrices.new_empty((n,), dtype=torch.float32),
     )
 
 
@@ -65,8 +69,9 @@ def _differentiate(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor |
     if gradient is None:
         return None, None, None
     unit, norm = ctx.saved_tensors
-    found = newton_schulz_backward_operator(gradient, unit.contiguous(), norm, ctx.steps, ctx.dtype)
-    return found, None, None
+    flat = gradient.reshape(unit.shape)
+    found = newton_schulz_backward_operator(flat, unit.contiguous(), norm, ctx.steps, ctx.dtype)
+    return found.view(gradient.shape), None, None
 
 
 newton_schulz_operator.register_autograd(_differentiate, setup_context=_remember)

@@ -69,6 +69,16 @@ MEASURED: dict[tuple[Kind, int, int, int], Tiles] = {
     ("update", 16, 384, 768): _GENERAL[0],
     ("pair", 16, 384, 768): _SYMMETRIC[1],
     ("mixed", 16, 384, 384): _SYMMETRIC[0],
+    ("gram", 12, 512, 512): _SYMMETRIC[1],
+    ("square", 12, 512, 512): _SYMMETRIC[1],
+    ("update", 12, 512, 512): _GENERAL[0],
+    ("pair", 12, 512, 512): _SYMMETRIC[1],
+    ("mixed", 12, 512, 512): _SYMMETRIC[1],
+    ("fold", 12, 512, 512): _GENERAL[0],
+    ("square", 48, 384, 384): _SYMMETRIC[1],
+    ("pair", 48, 384, 768): _SYMMETRIC[1],
+    ("update", 72, 768, 1536): _GENERAL[3],
+    ("fold", 72, 768, 1536): _GENERAL[3],
     ("pair", 160, 256, 512): _SYMMETRIC[2],
     ("fold", 10, 768, 1536): _GENERAL[3],
 }
@@ -121,23 +131,15 @@ def choose(kind: Kind, n: int, rows: int, columns: int) -> Tiles:
 def phases(steps: int, n: int, rows: int, columns: int) -> tuple[int, ...]:
     """How many steps run on R x R matrices together, until all `steps` are done; see chain.py.
 
-    Either each alone or up to LONGEST_PHASE together, whichever is estimated to be faster. Longer
-    phases first: later ones begin nearer to orthogonality, where errors grow faster.
+    Up to LONGEST_PHASE where matrices are wide and large, or many; else each alone. Longer phases
+    first: later ones begin nearer to orthogonality, where errors grow faster. Measured on an H100,
+    time together / alone: (3, 768, 1536) 0.95, (12, 768, 1536) 0.87, (48, 384, 768) 0.94; but
+    (16, 384, 768) 1.06, (36, 512, 512) 1.19.
     """
-    alone = (1,) * steps
-    if columns < 2 * rows or rows <= 384:  # measured: no gain at (36, 512, 512), (16, 384, 768)
-        return alone
+    if columns < 2 * rows or (rows < 768 and n < 32):
+        return (1,) * steps
     count = -(-steps // LONGEST_PHASE)
-    together = tuple(steps // count + (place < steps % count) for place in range(count))
-
-    def clocks(lengths: tuple[int, ...]) -> float:
-        def of(kind: Kind, side: int) -> float:
-            return estimate(kind, choose(kind, n, rows, side), n, rows, side)
-
-        small = 3 * (steps - len(lengths)) * of("gram", rows) + steps * of("square", rows)
-        return len(lengths) * (of("gram", columns) + of("update", columns)) + small
-
-    return min((alone, together), key=clocks)
+    return tuple(steps // count + (place < steps % count) for place in range(count))
 
 
 @dataclass(frozen=True)

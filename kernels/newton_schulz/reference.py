@@ -23,7 +23,7 @@ def newton_schulz(
     compute_dtype: torch.dtype | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Orthogonalise each of `matrices` [N, R, C]; the result has the input's shape.
+    """Orthogonalise each of `matrices` [..., R, C]; the result has the input's shape.
 
     steps: iterations, at least 1. compute_dtype: bfloat16 on a GPU unless given, the input's own
     on a CPU. dtype: the result's, the input's own unless given. The Gram
@@ -33,8 +33,11 @@ def newton_schulz(
     In bfloat16 the result isn't reproducible elementwise across shapes or batch sizes; compare
     fits, not entries.
     """
-    if matrices.ndim != 3:
+    if matrices.ndim < 3:
         raise ValueError(f"expected [N, R, C], got {tuple(matrices.shape)}")
+    if matrices.ndim > 3:
+        flat = newton_schulz(matrices.flatten(0, -3), steps, compute_dtype, dtype)
+        return flat.view(matrices.shape)
     if steps < 1:
         raise ValueError(
             f"{steps} Newton-Schulz steps: at least 1 (plain SGD is another optimiser)"

@@ -9,10 +9,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from everview.kernels import backend
+
 
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let whoever asks believe that tensors on "cuda" lie on a card with every kernel."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr(backend, "_what_is_missing", lambda _: "")
 
 
 class Crossings(TorchDispatchMode):

@@ -101,3 +101,10 @@ def test_every_tiling_gives_the_product(configuration: plan.Configuration) -> No
         launch.general_product(kind, s[0], x[0], target[0], more, tiles)
         out = target.tensor[0]
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_two_batch_axes_of_any_strides_are_one_batch() -> None:
+    matrices = random(2, 48, 3, 80).transpose(1, 2)
+    result, unit, _ = chain.forward(matrices.float(), 2, torch.float32, torch.float32)
+    assert unit.shape == (6, 48, 80)
+    assert relative(result.view(matrices.shape), reference.newton_schulz(matrices, 2)) < 3e-6
