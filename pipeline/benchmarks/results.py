@@ -75,7 +75,7 @@ class Report:
             "threads": self.threads,
             "rounds": self.rounds,
             "load": [self.load_before, self.load_after],
-            "backends": backends_in_use(),
+            "backends": backends_in_use(torch.device(self.device["type"])),
             "versions": library_versions(),
         }
 

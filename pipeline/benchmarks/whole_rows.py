@@ -99,7 +99,7 @@ class WholeReport:
             "rounds": self.rounds,
             "load": [self.load_before, self.load_after],
             "notes": list(self.notes),
-            "backends": backends_in_use(),
+            "backends": backends_in_use(torch.device(self.device["type"])),
             "versions": library_versions(),
         }
 

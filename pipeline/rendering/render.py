@@ -11,6 +11,7 @@ import numpy as np
 
 from everview.datasets.writers.posed_image import PosedImage
 from everview.datasets.writers.transforms_json import write_transforms_json
+from everview.kernels.backend import backends_in_use
 from everview.models.state import state_bytes
 from everview.pipeline.rendering.config import RenderConfig
 from everview.pipeline.rendering.path_choice import choose_path
@@ -53,6 +54,7 @@ def render_run(
     with RunDirectory.open(out, "render", config, command, fresh) as run:
         run.note(
             device=describe_device(scene.model.device),
+            backends=backends_in_use(scene.model.device),
             input={"source": config.run, "scale": scene.scale},
             weights={"name": scene.weights_name, "fingerprint": scene.model.fingerprint},
             path={"name": path.name, "frames": len(path.cameras), "times_s": path.time_s},

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from everview.kernels.backend import backends_in_use
 from everview.pipeline.errors import UsageError, exit_code_of
 from everview.pipeline.runs import metrics as metrics_file
 from everview.pipeline.runs.atomic import disk_errors, write_json
@@ -179,7 +178,7 @@ def _new_record(verb: str, config: dict[str, Any]) -> dict[str, Any]:
         "program": "everview", "schema": SCHEMA, "verb": verb, "command": [], "config": config,
         "status": "running", "exit_status": None, "error": None,
         "code": code_identity(), "versions": library_versions(), "host": describe_host(),
-        "device": None, "backends": backends_in_use(), "gauge": None, "input": None,
+        "device": None, "backends": None, "gauge": None, "input": None,
         "weights": None, "durations_s": {}, "attempts": [],
     }  # fmt: skip
 

@@ -16,7 +16,8 @@ class Arguments(CommonFlags):
     """Measure this machine: everview beside the published formulation, in one run.
 
     Results are checked first; what is wrong gets no number. A table is printed; with --out its rows
-    are written to bench.json in that run directory.
+    are written to bench.json in that run directory; of `kernels` on a GPU a picture too,
+    roofline.svg.
     """
 
     what: Annotated[Literal["model", "kernels", "train"], tyro.conf.Positional] = "model"
@@ -48,6 +49,10 @@ def run(arguments: Arguments) -> Outcome:
     with RunDirectory.open(arguments.out, "bench", arguments, fresh=arguments.fresh) as run:
         result, text = _measure(arguments)
         write_json(run.path / "bench.json", result)
+        if arguments.what == "kernels" and _on_gpu(arguments):
+            from everview.pipeline.benchmarks.roofline import roofline
+
+            (run.path / "roofline.svg").write_text(roofline(result), encoding="utf-8")
     return Outcome(result, text, run=run.path)
 
 

@@ -43,11 +43,12 @@ def parse_words(words: Sequence[str], prog: str) -> CommonFlags:
 
 
 def run(arguments: TrainArguments) -> Outcome:
+    from everview.kernels.backend import backends_in_use
     from everview.pipeline.errors import UsageError
     from everview.pipeline.report import write_report
     from everview.pipeline.runs import RunDirectory, default_run_path, peak_rss_mib
     from everview.pipeline.training.config import TrainConfig
-    from everview.pipeline.training.loop import train
+    from everview.pipeline.training.loop import choose_device, train
     from everview.workflows.cli.train_flags import TrainArguments
 
     if not isinstance(arguments, TrainArguments):
@@ -55,6 +56,7 @@ def run(arguments: TrainArguments) -> Outcome:
     config = part_of(arguments, TrainConfig)
     out = arguments.out or default_run_path("train", config.name, config)
     with RunDirectory.open(out, "train", config, fresh=arguments.fresh) as run:
+        run.note(backends=backends_in_use(choose_device(config.device)))
         with run.timed("train"):
             done = train(config, run.path)
         facts = dict(done.metrics)
