@@ -91,7 +91,8 @@ def _what_is_missing(device: torch.device) -> str:
     major, minor = torch.cuda.get_device_capability(device)
     if major < 9:
         return f"sm_{major}{minor} has no tensor memory access, sm_90 and later have"
-    memory = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    properties = torch.cuda.get_device_properties(device)
+    memory = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
     if memory < _SHARED_MEMORY:
         return f"{memory >> 10} KiB of shared memory a block, {_SHARED_MEMORY >> 10} are needed"
     if importlib.util.find_spec("triton") is None:
