@@ -125,7 +125,7 @@ def _(
     by_out: Tensor, packed_q: Tensor, w0: Tensor, w2: Tensor, w1t: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     n = 1 if _joint(w0, w2, w1t) else packed_q.shape[0]
-    return packed_q.new_empty(packed_q.shape), *_fake_sums(packed_q, n, w0, 2, 1)
+    return packed_q.new_empty(packed_q.shape), *_fake_sums(packed_q, n, w0, 2, 1)  # type: ignore[return-value]
 
 
 def _fake_sums(like: Tensor, n: int, w0: Tensor, *matrices: int) -> tuple[Tensor, ...]:
@@ -219,7 +219,7 @@ def _(
     by_sums: Tensor, packed_kv: Tensor, rates: Tensor, w0: Tensor, w2: Tensor, w1t: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     sums = _fake_sums(packed_kv, packed_kv.shape[0], w0, 2, 1)
-    return packed_kv.new_empty(packed_kv.shape), rates.new_empty(rates.shape), *sums
+    return packed_kv.new_empty(packed_kv.shape), rates.new_empty(rates.shape), *sums  # type: ignore[return-value]
 
 
 @torch.library.custom_op("everview::fast_weight_down_backward", mutates_args=())
@@ -251,7 +251,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     n = 1 if _joint(w0, w2) else packed_kv.shape[0]
     sums = _fake_sums(packed_kv, n, w0, 2)
-    return packed_kv.new_empty(packed_kv.shape), rates.new_empty(rates.shape), *sums
+    return packed_kv.new_empty(packed_kv.shape), rates.new_empty(rates.shape), *sums  # type: ignore[return-value]
 
 
 def _gradient_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
 
 import torch
+
+from everview.pipeline.benchmarks.timing import Times
 
 _SPAN_MS = 30.0
 
@@ -34,9 +35,9 @@ def graphed(run: Callable[[], object], device: torch.device) -> Callable[[], obj
 
 def take_gpu_turns(
     candidates: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
-) -> dict[str, float]:
-    """Median milliseconds a call of each candidate: once a round in turn, A B C A B C ..., as many
-    calls at a time as fill 30 ms."""
+) -> Times:
+    """Milliseconds a call of each candidate: once a round in turn, A B C A B C ..., as many calls
+    one after the other as fill 30 ms, so that the host works ahead as it does in use."""
     calls = {}
     for name, run in candidates.items():
         run()
@@ -46,7 +47,7 @@ def take_gpu_turns(
     for _ in range(rounds):
         for name, run in candidates.items():
             taken[name].append(_milliseconds(run, calls[name], device))
-    return {name: statistics.median(values) for name, values in taken.items()}
+    return Times({name: tuple(values) for name, values in taken.items()})
 
 
 def _milliseconds(run: Callable[[], object], calls: int, device: torch.device) -> float:

@@ -56,7 +56,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Case:
-    """qkv [N, L, 3D], rates [N, L, 3], packed weights [N, 3, D, F] with the norms that they keep, an
+    """qkv [N, L, 3D], rates [N, L, 3], packed weights [N, 3, D, F] and the norms they keep, an
     elastic state as after some updates, a gradient of the read [N, L, D], Newton-Schulz steps."""
 
     qkv: Tensor
@@ -110,8 +110,13 @@ class Case:
     def elastic(self, qkv: Tensor, rates: Tensor, packed: Tensor) -> Result:
         """The same with the elastic pull."""
 
-        def commit(*arguments) -> Tensor:  # type: ignore[no-untyped-def]
-            return fast_weight.elastic_commit(*arguments, _RULE, self.state)[0]
+        def commit(
+            weights: Tensor, direction: Tensor, step: Tensor, norms: tuple[Tensor, ...]
+        ) -> Tensor:
+            moved, _ = fast_weight.elastic_commit(
+                weights, direction, step, norms, _RULE, self.state
+            )
+            return moved
 
         return self._ours(commit, qkv, rates, packed)
 

@@ -49,9 +49,9 @@ from everview.models.rays import pluecker
 from everview.models.scene_model import SceneModel
 from everview.models.state import SceneState
 from everview.pipeline.benchmarks.contenders import as_is, circle
+from everview.pipeline.benchmarks.gpu_timing import take_gpu_turns
 from everview.pipeline.benchmarks.operations import Operations
 from everview.pipeline.benchmarks.published_model import PublishedModel
-from everview.pipeline.benchmarks.timing import take_turns
 from everview.pipeline.benchmarks.whole_rows import (
     WholeReport,
     WholeRow,
@@ -320,7 +320,7 @@ def _rows(
     setting: Setting,
     ceiling: float,
 ) -> list[WholeRow]:
-    times = take_turns(runs, setting.rounds)
+    times = take_gpu_turns(runs, setting.rounds, setting.device)
     return [
         WholeRow(
             what=name + suffix,

@@ -45,10 +45,10 @@ from everview.models.state import map_tensors
 from everview.models.steps import ConstantStep
 from everview.models.views import Views
 from everview.pipeline.benchmarks.contenders import circle
+from everview.pipeline.benchmarks.gpu_timing import take_gpu_turns
 from everview.pipeline.benchmarks.model_gpu import Setting, published_twin
 from everview.pipeline.benchmarks.operations import Operations
 from everview.pipeline.benchmarks.published_model import PublishedModel
-from everview.pipeline.benchmarks.timing import take_turns
 from everview.pipeline.benchmarks.whole_rows import (
     WholeReport,
     WholeRow,
@@ -128,7 +128,9 @@ def _rows(case: Case, setting: Setting, ceiling: float, notes: list[str]) -> lis
     sides = {"train": _ours(case, setting), "train, published": _published(case, setting)}
     for side in sides.values():
         notes += side.notes
-    times = take_turns({name: side.run for name, side in sides.items()}, setting.rounds)
+    times = take_gpu_turns(
+        {name: side.run for name, side in sides.items()}, setting.rounds, setting.device
+    )
     operations = Operations.of(case.config, case.size)
     useful = operations.train(case.scenes, case.inputs, case.targets)
     shape = f"{case.name}, {case.scenes} x {case.inputs}+{case.targets} of {case.size}"

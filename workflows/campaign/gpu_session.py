@@ -53,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--seconds", type=float, default=None, help="budget of each run, instead of the recipe's"
     )
+    parser.add_argument("--steps", type=int, default=None, help="the same in steps")
     parser.add_argument("--attempt-s", type=float, default=None, help="stop this command after")
     parser.add_argument(
         "--until", type=float, default=None, help="main: be done by then, in seconds since 1970"
@@ -68,11 +69,15 @@ def main(arguments: list[str] | None = None) -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     describe_machine()
 
+    budget = None
+    if given.seconds or given.steps:
+        budget = Budget(seconds=given.seconds, steps=given.steps)
+
     def configured(name: str) -> TrainConfig:
         config = find_recipe(name)()
         return replace(
             config,
-            budget=Budget(seconds=given.seconds) if given.seconds else config.budget,
+            budget=budget or config.budget,
             data=replace(config.data, scans=given.scans or config.data.scans),
             start_from=given.start_from or config.start_from,
             compile=config.compile and not given.no_compile,
