@@ -81,7 +81,7 @@ class SceneModel(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Hash of the slow weights and the configuration; recomputed when a weight changed."""
-        versions = tuple(p._version for p in self.parameters())
+        versions = tuple(0 if p.is_inference() else p._version for p in self.parameters())
         if self._fingerprint is None or self._fingerprint[0] != versions:
             digest = hashlib.blake2b(repr(self.config).encode(), digest_size=16)
             for name, parameter in sorted(self.named_parameters()):
