@@ -12,11 +12,15 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 
 log = logging.getLogger("everview.kernels")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 REFERENCE = "torch reference"
 BY_TRITON = {
@@ -24,7 +28,7 @@ BY_TRITON = {
     "fast_weight_direction": "sides multiples of 16, products in float16",
     "fast_weight_commit": "float32 weights, vectors of at most 8192",
     "fast_weight_apply": "bfloat16 tokens, widths multiples of 16",
-    "newton_schulz": "sides multiples of 16, products in float16",
+    "newton_schulz": "float32 or bfloat16 in, sides multiples of 16, products in float16",
 }
 """Kernel to the inputs that Triton takes."""
 _KERNELS = (*BY_TRITON, "rms_norm")
@@ -55,6 +59,17 @@ def triton_serves(device: torch.device) -> bool:
     if reason:
         _warn(f"all kernels on {device}", reason)
     return not reason
+
+
+def on_its_device(launch: Callable[P, T]) -> Callable[P, T]:
+    """`launch` on the device of its first argument, a tensor: Triton takes the current one."""
+
+    @wraps(launch)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        with torch.cuda.device_of(args[0]):  # nothing changes for tensors elsewhere
+            return launch(*args, **kwargs)
+
+    return run
 
 
 def by_triton(kernel: str, device: torch.device, refused: str = "") -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from everview.kernels.backend import on_its_device
 from everview.kernels.fast_weight import commit_kernels as kernels
 from everview.kernels.fast_weight.commit import LONGEST
 from everview.kernels.fast_weight.elastic import ElasticRule, ElasticState
@@ -146,6 +147,7 @@ def _elastic_inputs(state: ElasticState | None, weights: Tensor) -> tuple[Tensor
     return _dense(state.anchor, weights), _dense(state.importance, weights)
 
 
+@on_its_device
 def forward(
     weights: Tensor,
     direction: Tensor,
@@ -155,6 +157,8 @@ def forward(
     state: ElasticState | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Moved weights, anchor, importance; the last two are empty where nothing moves them."""
+    if step.shape != weights.shape[:1]:
+        raise ValueError(f"steps {list(step.shape)} of a commit of {list(weights.shape)}: [N]")
     problem = _problem(weights, norms)
     weights, direction = _dense(weights, weights), _dense(direction, weights)
     anchor, importance = _elastic_inputs(state, weights)
@@ -177,6 +181,7 @@ def forward(
     return moved, moved_anchor, moved_importance
 
 
+@on_its_device
 def backward(
     by_moved: Tensor,
     weights: Tensor,

@@ -28,7 +28,8 @@ def fast_weight_gradient(
 
     packed_kv: raw projections [N, L, 2D], keys then values; rates [N, L, 3] for w0, w1, w2. See
     `reference.fast_weight_gradient`. On a GPU Triton takes bfloat16 tokens with D and F multiples
-    of 16; others go to the reference, which is logged (`everview.kernels.backend`).
+    of 16; others go to the reference, which is logged (`everview.kernels.backend`). Triton's sums
+    are a view of [N, D, M, F]: make them contiguous before a collective.
     """
     if not _by_triton("fast_weight_gradient", weights, packed_kv):
         return reference.fast_weight_gradient(weights, packed_kv, rates, writes)

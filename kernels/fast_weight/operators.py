@@ -1,7 +1,7 @@
 """Update and read on a GPU, forward and backward, as operators that a compiler doesn't look into.
 
 Nothing of a token's hidden layer is kept between forward and backward, nor for more than one block
-of tokens at a time: it is recomputed, which costs 6 of the backward's 46 L D F operations.
+of tokens at a time: it is recomputed, which costs 10 of the backward's 46 L D F operations.
 
     read's backward, o = (g * u) W1, given do: the gradient kernel with do for v and rates 1;
         dq = gate W0^T + up W2^T;  dW0 = q^T gate,  dW2 = q^T up,  dW1^T = do^T down
@@ -84,7 +84,7 @@ def _joint(*weights: Tensor | None) -> bool:
 @torch.library.custom_op("everview::fast_weight_apply", mutates_args=())
 def apply_operator(packed_q: Tensor, w0: Tensor, w2: Tensor, w1t: Tensor) -> Tensor:
     """f(q) [N, L, D]; see reference.fast_weight_apply."""
-    check_shapes(packed_q, w0)
+    check_shapes(packed_q, packed_q.shape[-1], (w0, w2, w1t))
     low = Operands.of(packed_q, w0, w2, w1t)
     assert low.down is not None
     out = packed_q.new_empty(packed_q.shape)
@@ -156,7 +156,7 @@ def gradient_operator(
 ) -> Tensor:
     """Sums [N, 3, D, F], or without W1^T the one of w1 alone [N, 1, D, F]; stored as [N, D, M, F],
     so that the library's products write them side by side."""
-    check_shapes(packed_kv[..., : packed_kv.shape[-1] // 2], w0)
+    check_shapes(packed_kv, packed_kv.shape[-1] // 2, (w0, w2, w1t), rates)
     n, length, width = packed_kv.shape
     low = Operands.of(packed_kv, w0, w2, w1t)
     features = w0.shape[-1]
@@ -228,7 +228,7 @@ def down_backward_operator(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """w1 alone written: gradients by keys and values, by rates, by W0 | W2 [N | 1, D, 2 F]."""
     length, features = packed_kv.shape[1], w0.shape[-1]
-    low = Operands.of(packed_kv, w0, w2, by_sums[:, 0])
+    low = Operands.of(packed_kv, w0, w2, by_sums[:, 0].to(w0.dtype))
     by_kv = torch.empty_like(packed_kv, memory_format=torch.contiguous_format)
     by_rates = rates.new_zeros(rates.shape)
     sums = _WeightSums(packed_kv, Operands(low.keyed, None))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from everview.kernels.backend import on_its_device
 from everview.kernels.fast_weight import swiglu_kernels as kernels
 
 TOKEN_BLOCK = 8192
@@ -43,14 +45,24 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def check_shapes(*tensors: Tensor) -> None:
-    """Raises ValueError where a last axis isn't a multiple of 16 (rows of 32 bytes)."""
-    for tensor in tensors:
-        if tensor.shape[-1] % 16:
-            raise ValueError(
-                f"the fast-weight kernels take widths that are multiples of 16, not "
-                f"{tensor.shape[-1]} (of a tensor {list(tensor.shape)})"
-            )
+def check_shapes(
+    tokens: Tensor, width: int, weights: Sequence[Tensor | None], rates: Tensor | None = None
+) -> None:
+    """Raises ValueError where weights [., D, F] don't fit tokens [N, L, .] of head width D or each
+    other, rates aren't [N, L, 3], or D or F isn't a multiple of 16 (rows of 32 bytes)."""
+    given = [w for w in weights if w is not None]
+    n, hidden = tokens.shape[0], given[0].shape[-1]
+    if any(w.shape[1:] != (width, hidden) or n % w.shape[0] for w in given):
+        raise ValueError(
+            f"tokens {list(tokens.shape)} of head width {width} and weights "
+            f"{[list(w.shape) for w in given]} (w1 transposed) don't fit"
+        )
+    if rates is not None and rates.shape != (*tokens.shape[:2], 3):
+        raise ValueError(f"rates {list(rates.shape)} for tokens {list(tokens.shape)}: [N, L, 3]")
+    if width % 16 or hidden % 16:
+        raise ValueError(
+            f"the fast-weight kernels take widths that are multiples of 16, not {width}, {hidden}"
+        )
 
 
 def descriptor(tensor: Tensor, rows: int, columns: int) -> TensorDescriptor:
@@ -83,8 +95,9 @@ class Operands:
     @staticmethod
     def of(like: Tensor, w0: Tensor, w2: Tensor, w1t: Tensor | None) -> Operands:
         """From matrices [., D, F] of any strides; one launch where their batches are equal."""
-        features = w0.shape[-1]
-        if w1t is not None and w1t.shape[0] == w0.shape[0]:
+        features, n = w0.shape[-1], max(w0.shape[0], w2.shape[0])
+        w0, w2 = _for_batch(w0, n), _for_batch(w2, n)
+        if w1t is not None and w1t.shape[0] == n:
             wide = side_by_side(like, w0, w2, w1t)
             return Operands(wide[..., : 2 * features], wide[..., 2 * features :])
         down = None if w1t is None else side_by_side(like, w1t)
@@ -96,6 +109,16 @@ class Operands:
         return w0, w2
 
 
+def _for_batch(weight: Tensor, n: int) -> Tensor:
+    """[n, D, F], where some share a weight (heads vary fastest)."""
+    if weight.shape[0] == n:
+        return weight
+    if weight.shape[0] == 1:
+        return weight.expand(n, -1, -1)
+    return weight.repeat(n // weight.shape[0], 1, 1)
+
+
+@on_its_device
 def side_by_side(like: Tensor, *matrices: Tensor) -> Tensor:
     """Up to three matrices [N, D, F] as [N, D, M F] in the type of `like`."""
     n, width, features = matrices[0].shape
@@ -108,6 +131,7 @@ def side_by_side(like: Tensor, *matrices: Tensor) -> Tensor:
     return out
 
 
+@on_its_device
 def hidden(
     x_NLD: Tensor, weights: Operands, rates: Tensor | None = None, tile: Tile = HIDDEN
 ) -> Tensor:
@@ -139,6 +163,7 @@ class Features:
     rate_sums: Tensor | None = None
 
 
+@on_its_device
 def gradient_features(
     k_NLD: Tensor,
     v_NLD: Tensor,
@@ -171,6 +196,7 @@ def gradient_features(
     return Features(wide, sums.sum(0) if rate_sums else None)
 
 
+@on_its_device
 def second_order_features(
     k_NLD: Tensor, v_NLD: Tensor, weights: Operands, by_sums: Operands, rates: Tensor,
     by_rates: Tensor,
@@ -213,8 +239,7 @@ def products(x_NLI: Tensor, weights: Tensor | None, out: Tensor, add: bool = Fal
         else:
             torch.mm(flat, weights[0], out=result)
         return
-    if weights.shape[0] != n:
-        weights = weights.repeat(n // weights.shape[0], 1, 1)
+    weights = _for_batch(weights, n)
     if add:
         torch.baddbmm(out, x_NLI, weights, out=out)
     else:
@@ -256,6 +281,7 @@ class TokenSums:
         self._empty = False
 
 
+@on_its_device
 def activated(packed: Tensor, halves: int) -> tuple[Tensor, ...]:
     """silu of queries [N, L, D] (halves 1), or of keys and values side by side [N, L, 2D] (2),
     queries and keys with unit norm; contiguous [N, L, D] each."""
@@ -268,6 +294,7 @@ def activated(packed: Tensor, halves: int) -> tuple[Tensor, ...]:
     return out.unbind(0)
 
 
+@on_its_device
 def activated_backward(packed: Tensor, by_out: Tensor, by_packed: Tensor) -> None:
     """Write the gradient by `packed` of `activated`, given by_out [halves, N, L, D], into by_packed
     [N, L, halves D] (any strides but the last)."""

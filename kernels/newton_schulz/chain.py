@@ -25,6 +25,7 @@ import math
 import torch
 from torch import Tensor
 
+from everview.kernels.backend import on_its_device
 from everview.kernels.newton_schulz import plan
 from everview.kernels.newton_schulz.launch import (
     Operand,
@@ -37,9 +38,10 @@ from everview.kernels.newton_schulz.launch import (
 )
 from everview.kernels.newton_schulz.reference import COEFFICIENTS, EPSILON
 
-_TINY = 1e-30
+_TINY = 1e-18  # squares under 1e-38 are zero: a norm may be too, where entries are not
 
 
+@on_its_device
 def forward(
     matrices: Tensor,
     steps: int,
@@ -97,6 +99,7 @@ def _phase(x: Operand, length: int, squares: Stack) -> Operand:
     return polynomial
 
 
+@on_its_device
 def backward(
     gradient: Tensor, unit: Tensor, norm: Tensor, steps: int, dtype: torch.dtype
 ) -> Tensor:

@@ -41,7 +41,9 @@ from everview.models.layers.plan import Plan
 class FastWeightState(NamedTuple):
     """Everything a memory layer carries, for the matrices it writes.
 
-    weights: float32, packed [N, M, D, F] (kernels.fast_weight). momentum: as weights, or None.
+    weights: float32, packed [N, M, D, F] (kernels.fast_weight). momentum: as weights, or None. A
+    batch of scenes that share one storage (stride 0) is one that nothing was written into yet: only
+    `init_state` makes it, and it stands for the learned weights as they are when it is read.
     """
 
     weights: Tensor

@@ -33,6 +33,7 @@ from everview.kernels.published import (
 )
 
 Result = tuple[Tensor, ...]
+Formulation = Callable[[Tensor, Tensor, Tensor], Result]
 _RULE = ElasticRule("si", "ema", pull=0.5, decay=0.5, beta=0.5)
 
 
@@ -84,9 +85,7 @@ class Case:
         rates = 0.01 * torch.rand(n, length, 3, device=device, generator=generator)
         qkv, by_read = draw(n, length, 3 * width).to(tokens), draw(n, length, width).to(tokens)
         packed = pack(weights)
-        state = ElasticState(
-            packed + 0.02 * torch.randn_like(packed), 1e-3 * torch.ones_like(packed)
-        )
+        state = ElasticState(packed + 0.02 * draw(*packed.shape), 1e-3 * torch.ones_like(packed))
         return Case(qkv, rates, packed, initial_norms(weights), state, by_read)
 
     def exact(self) -> Case:
@@ -151,7 +150,7 @@ class Case:
 
     # --- passes --------------------------------------------------------------------------------
 
-    def forward(self, formulation: Callable[..., Result]) -> Callable[[], Result]:
+    def forward(self, formulation: Formulation) -> Callable[[], Result]:
         """A forward pass without gradients."""
 
         def run() -> Result:
@@ -160,7 +159,7 @@ class Case:
 
         return run
 
-    def backward(self, formulation: Callable[..., Result]) -> Callable[[], Result]:
+    def backward(self, formulation: Formulation) -> Callable[[], Result]:
         """Forward and the read's gradient by tokens, rates and weights."""
         leaves = [t.detach().requires_grad_() for t in (self.qkv, self.rates, self.packed)]
 

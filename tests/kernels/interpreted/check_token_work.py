@@ -82,6 +82,29 @@ def test_sums_reads_and_every_gradient_equal_the_references(
             )
 
 
+@pytest.mark.parametrize(("own", "shared"), [(3, 4), (4, 3)], ids=["w0 alone", "w2 alone"])
+def test_one_matrix_of_its_own_beside_a_shared_one(own: int, shared: int) -> None:
+    """A layer that writes w0 or w2 alone holds one of them a scene and one for all."""
+    results = []
+    for dtype, run in ((torch.float64, by_reference), (torch.float32, by_kernels)):
+        tensors = draw((2, 20, 16, 32), 2, dtype)
+        tensors[shared] = tensors[shared][:1].detach().requires_grad_()
+        results.append(with_gradients(run(tensors, MATRICES), tensors))
+    for left, right in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(left.double(), right, **CLOSE)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    packed_kv, rates, packed_q, w0, w2, w1t = draw((2, 20, 16, 32), 1, torch.float32)
+    weights = FastWeights(w0, w1t.mT, w2)
+    with pytest.raises(ValueError, match="don't fit"):
+        operators.apply(weights, packed_q.repeat(1, 1, 2))
+    with pytest.raises(ValueError, match="don't fit"):
+        operators.gradient(weights, packed_kv.repeat(1, 1, 2), rates, MATRICES)
+    with pytest.raises(ValueError, match="rates"):
+        operators.gradient(weights, packed_kv, rates[:, :-1], MATRICES)
+
+
 def test_heads_share_frozen_matrices_over_the_batch() -> None:
     exact, single = (draw((4, 20, 16, 32), 2, kind) for kind in (torch.float64, torch.float32))
     expected = with_gradients(by_reference(exact, ("w1",)), exact)
