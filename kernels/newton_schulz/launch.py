@@ -16,9 +16,6 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from everview.kernels.newton_schulz import norms, plan, products
 
-DEPENDENT_LAUNCH = False
-"""Chain the kernels by programmatic dependent launch (sm_90 and later)."""
-
 _BLOCK_ROWS, _BLOCK_COLUMNS, _SUM_STEP = 32, 128, 512
 
 
@@ -195,7 +192,6 @@ def _sums() -> dict[str, Any]:
         "BR": _BLOCK_ROWS,
         "BC": _BLOCK_COLUMNS,
         "num_warps": 4,
-        **_chained(),
     }
 
 
@@ -206,9 +202,4 @@ def _constants(tiles: plan.Tiles) -> dict[str, Any]:
         "BK": tiles.depth,
         "num_warps": tiles.warps,
         "num_stages": tiles.stages,
-        **_chained(),
     }
-
-
-def _chained() -> dict[str, Any]:
-    return {"DEPENDENT": True, "launch_pdl": True} if DEPENDENT_LAUNCH else {"DEPENDENT": False}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @triton.jit
@@ -53,7 +52,6 @@ def block_products(
     SQUARE: tl.constexpr,
     BR: tl.constexpr,
     BC: tl.constexpr,
-    DEPENDENT: tl.constexpr,
 ):
     """partial[n, block] = sum over the block of left * right (of left squared with SQUARE).
 
@@ -62,9 +60,6 @@ def block_products(
     matrix = tl.program_id(1).to(tl.int64)
     offsets, inside = _block(rows, columns, row_stride, column_stride, BR, BC)
     offsets += _start(matrix, inner, outer_stride, inner_stride)
-    if DEPENDENT:
-        gdc_wait()
-        gdc_launch_dependents()
     x = tl.load(left + offsets, mask=inside, other=0.0).to(tl.float32)
     y = x
     if not SQUARE:
@@ -90,7 +85,6 @@ def normalise(
     STEP: tl.constexpr,
     BR: tl.constexpr,
     BC: tl.constexpr,
-    DEPENDENT: tl.constexpr,
 ):
     """norm [N] from the partial sums of squares; result = source / (norm + epsilon), contiguous.
 
@@ -99,9 +93,6 @@ def normalise(
     matrix = tl.program_id(1).to(tl.int64)
     offsets, inside = _block(rows, columns, row_stride, column_stride, BR, BC)
     packed, _ = _block(rows, columns, columns, 1, BR, BC)
-    if DEPENDENT:
-        gdc_wait()
-        gdc_launch_dependents()
     offsets += _start(matrix, inner, outer_stride, inner_stride)
     x = tl.load(source + offsets, mask=inside, other=0.0).to(tl.float32)
     length = tl.sqrt(_total(partial, matrix, tl.num_programs(0), STEP))
@@ -125,7 +116,6 @@ def through_norm(
     STEP: tl.constexpr,
     BR: tl.constexpr,
     BC: tl.constexpr,
-    DEPENDENT: tl.constexpr,
 ):
     """The backward of unit = matrix / (norm + epsilon), for a gradient of norm 1.
 
@@ -136,9 +126,6 @@ def through_norm(
     matrix = tl.program_id(1).to(tl.int64)
     offsets, inside = _block(rows, columns, columns, 1, BR, BC)
     offsets += matrix * rows * columns
-    if DEPENDENT:
-        gdc_wait()
-        gdc_launch_dependents()
     g = tl.load(gradient + offsets, mask=inside, other=0.0).to(tl.float32)
     x = tl.load(unit + offsets, mask=inside, other=0.0).to(tl.float32)
     along = _total(partial, matrix, tl.num_programs(0), STEP)

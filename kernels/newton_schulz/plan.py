@@ -84,7 +84,7 @@ MEASURED: dict[tuple[Kind, int, int, int], Tiles] = {
 }
 """(kind, N, R, C) to the tiles that were fastest there on an H100; C is R for square and mixed."""
 
-TOGETHER: dict[tuple[int, int, int], int] = {}
+TOGETHER: dict[tuple[int, int, int], int] = {(160, 256, 512): 80}
 """(N, R, C) to how many matrices go through all steps together, for many small ones: what then
 fits the second-level cache is faster than all at once. All of them unless named here."""
 

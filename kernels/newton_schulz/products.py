@@ -5,8 +5,8 @@ as zero and is never written, so sides need not divide into tiles. K counts the 
 stack of several such batches; an operand is named by the number of its first matrix there. Half
 precision operands, float32 sums.
 
-DEPENDENT chains kernels by programmatic dependent launch: a kernel may then start while the
-one before still runs, and waits for its end before it touches any memory.
+Chaining the kernels by programmatic dependent launch was slower on an H100: 165 us for 140 at
+(3, 768, 1536), 475 for 433 at (12, 768, 1536).
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @triton.jit
@@ -70,7 +69,6 @@ def symmetric_product(
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
-    DEPENDENT: tl.constexpr,
 ):
     """result = alpha (U V^T [+ V U^T with TWICE]) [+ beta addend + gamma I with ADD], symmetric.
 
@@ -82,9 +80,6 @@ def symmetric_product(
     top, left, below = _lower_tile(tl.program_id(0), BM, BN)
     matrix = tl.program_id(1)
     steps = tl.cdiv(inner, BK)
-    if DEPENDENT:
-        gdc_wait()
-        gdc_launch_dependents()
     if ADD:
         added = _addend(addend, matrix, top, left, rows, BM, BN)
     total = tl.zeros((BM, BN), tl.float32)
@@ -125,7 +120,6 @@ def general_product(
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
-    DEPENDENT: tl.constexpr,
 ):
     """result = left_one right_one [+ left_two right_two with TWICE].
 
@@ -138,9 +132,6 @@ def general_product(
     left = tl.program_id(0) // down * BN
     matrix = tl.program_id(1)
     steps = tl.cdiv(rows, BK)
-    if DEPENDENT:
-        gdc_wait()
-        gdc_launch_dependents()
     total = tl.zeros((BM, BN), tl.float32)
     for step in range(0, 2 * steps if TWICE else steps):
         second = step >= steps

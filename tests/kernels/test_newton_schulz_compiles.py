@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
 from torch import Tensor
@@ -53,23 +51,6 @@ def test_a_product_runs_on_tensor_cores_from_shared_memory_without_spills(
     assert stack == 0
     assert resident * (kernel.metadata.shared + 1024) <= SHARED_MEMORY
     assert resident * registers * found.threads <= REGISTERS
-
-
-@pytest.mark.parametrize("kind", ["square", "fold"])
-def test_a_dependent_product_waits_before_it_touches_memory(
-    kind: plan.Kind, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(launch, "DEPENDENT_LAUNCH", True)
-    kernel = product(plan.Configuration(kind, plan.CHOICES[kind][0])).compiled()
-    lines = kernel.asm["ptx"].splitlines()
-    waits = [at for at, line in enumerate(lines) if "griddepcontrol.wait" in line]
-    touches = [
-        at
-        for at, line in enumerate(lines)
-        if re.search(r"\b(ld|st)\.global|cp\.async\.bulk\.tensor\.\d", line)
-    ]
-    assert len(waits) == 1
-    assert waits[0] < min(touches)
 
 
 def matrices(dtype: torch.dtype, transposed: bool) -> Tensor:

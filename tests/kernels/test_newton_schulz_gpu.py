@@ -107,23 +107,6 @@ def test_the_same_input_gives_the_same_bits_also_from_a_captured_graph() -> None
         assert torch.equal(captured, expected)
 
 
-def test_dependent_launches_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from everview.kernels.newton_schulz import launch
-
-    for shape in [(3, 768, 1536), (5, 176, 208), (16, 384, 768)]:
-        matrices = random(shape).requires_grad_()
-        gradient = random(shape, seed=1)
-        results = []
-        for dependent in (False, True, True):
-            monkeypatch.setattr(launch, "DEPENDENT_LAUNCH", dependent)
-            result = newton_schulz(matrices)
-            results.append((result, *torch.autograd.grad(result, matrices, gradient)))
-        for one, other in zip(results[0], results[1], strict=True):
-            assert torch.equal(one, other)
-        for one, other in zip(results[0], results[2], strict=True):
-            assert torch.equal(one, other)
-
-
 def test_a_compiled_function_holds_it_whole_with_its_backward() -> None:
     def loss(matrices: Tensor) -> Tensor:
         return (newton_schulz(2 * matrices) ** 3).sum()
