@@ -2,10 +2,11 @@
 
 Rendering one view launches over a thousand kernels, and launching them one by one takes the host
 longer than running them takes the device; a graph is one launch. A form is everything that decides
-which kernels run: sizes and types of all inputs (those of the state too), heads, the layers, the
-caller's autocast. Its inputs lie in memory of its own, which is filled before every replay. A view
-that was frozen later is swapped in by copying its tensors: while they have the same sizes nothing
-is recorded again. Results are copies, which later calls leave alone.
+which kernels run, and on which memory: sizes and types of all inputs (those of the state too),
+heads, the layers, where the model's weights lie, its blocks as compiled, the caller's autocast. Its
+inputs lie in memory of its own, which is filled before every replay. A view that was frozen later
+is swapped in by copying its tensors: while they have the same sizes nothing is recorded again.
+Results are copies, which later calls leave alone.
 
 A form's first uses run plainly, which compiles and tunes what is left to; then it is recorded. Few
 forms are kept, those used last. `answering` and `writing` give what a device is served best by.
@@ -58,8 +59,8 @@ class Recorder(Protocol):
         """The context in which the shared memory may be used."""
         ...
 
-    def settle(self) -> None:
-        """Wait until no graph runs."""
+    def settled(self) -> Any:
+        """The context in which graphs may be dropped."""
         ...
 
 
@@ -97,6 +98,8 @@ class _Form:
     shown: list[weakref.ref[View] | None]
     """the view that an input was last filled from"""
     uses: int = 0
+    thread: int = 0
+    """the one that ran it plainly last"""
     replay: Callable[[], None] | None = None
     result: Any = None
 
@@ -145,7 +148,8 @@ class Captured:
         kind = self.device.type
         autocast = (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
         with self._lock, self.recorder.in_order():
-            form = self._form((signature(values), settings, autocast), values)
+            key = (signature(values), settings, autocast)
+            form = self._forms.get(key) or _Form.of(values, self.device)
             form.fill(values)
 
             def run() -> Any:
@@ -154,28 +158,56 @@ class Captured:
                     return function(*form.inputs)
 
             if form.replay is None:
+                thread = threading.get_ident()
                 if form.uses < EAGER_USES:
-                    form.uses += 1
-                    return self.recorder.eagerly(run)
+                    result = self.recorder.eagerly(run)
+                    form.uses, form.thread = form.uses + 1, thread
+                    self._keep(key, form)
+                    return result
+                if form.thread != thread:  # handles of cuBLAS and cuDNN are a thread's own
+                    self.recorder.eagerly(run)
                 self._record(form, run)
             assert form.replay is not None
             form.replay()
+            self._keep(key, form)
             return map_tensors(Tensor.clone, form.result)
 
-    def _form(self, key: Hashable, values: tuple[Any, ...]) -> _Form:
-        if key not in self._forms:
-            while len(self._forms) >= self.most:
-                self.recorder.settle()
+    def _keep(self, key: Hashable, form: _Form) -> None:
+        """As the form used last. Only after a use: what the function refuses takes no room."""
+        while key not in self._forms and len(self._forms) >= self.most:
+            with self.recorder.settled():
                 self._forms.popitem(last=False)
-            self._forms[key] = _Form.of(values, self.device)
+        self._forms[key] = form
         self._forms.move_to_end(key)
-        return self._forms[key]
 
     def _record(self, form: _Form, run: Callable[[], Any]) -> None:
         try:
             form.replay, form.result = self.recorder.record(run)
         except Exception as error:
             raise CaptureError(f"can't be captured as a CUDA graph: {described(error)}") from error
+
+
+class _Weights:
+    """What of a model graphs hold on to: where its tensors lie, and the code of its blocks.
+
+    Asked at every call, hence without a walk through the model, whose modules stay the same ones.
+    """
+
+    def __init__(self, model: SceneModel) -> None:
+        self._model, self._device = model, model.device
+        tables = (t for module in model.modules() for t in (module._parameters, module._buffers))
+        self._tables = [table for table in tables if table]
+
+    def place(self) -> Hashable:
+        """Another one after `to`, a replaced parameter or `.data`, or `compile_blocks`.
+
+        Raises CaptureError when the model was moved off the device that it is captured on.
+        """
+        if self._model.device != self._device:
+            moved = f"the model was moved from {self._device} to {self._model.device}"
+            raise CaptureError(f"can't be captured any more: {moved}")
+        tensors = [t for table in self._tables for t in table.values() if t is not None]
+        return self._model._run, tuple([t.data_ptr() for t in tensors])
 
 
 class CapturedQuery:
@@ -185,6 +217,7 @@ class CapturedQuery:
         """recorder: one on the model's GPU unless given."""
         self.model = model
         self.captured = Captured(model.device, recorder or GraphRecorder(model.device))
+        self._weights = _Weights(model)
 
     def __call__(
         self,
@@ -201,7 +234,8 @@ class CapturedQuery:
             return self.model.query(query, view, asked, bank=bank)
 
         with torch.inference_mode():
-            return self.captured.call(answer, (query, view), (asked, bank))
+            settings = (asked, bank, self._weights.place())
+            return self.captured.call(answer, (query, view), settings)
 
 
 class CapturedWrite:
@@ -211,6 +245,7 @@ class CapturedWrite:
         """recorder: one on the model's GPU unless given."""
         self.model = model
         self.captured = Captured(model.device, recorder or GraphRecorder(model.device))
+        self._weights = _Weights(model)
 
     def __call__(
         self,
@@ -228,7 +263,7 @@ class CapturedWrite:
 
         values = (images, cameras, time_s, layers, steps_BU)
         with torch.inference_mode(False), torch.no_grad():
-            return self.captured.call(write, values, schedule)
+            return self.captured.call(write, values, (schedule, self._weights.place()))
 
 
 class _OrPlain:

@@ -3,11 +3,19 @@
 A graph is one launch that repeats what was recorded, on the same memory. So whatever differs
 between two uses lies in tensors that stay where they are and are filled before a replay, and
 recorded code may neither wait for the device nor decide by values.
+
+Threads: captures are of CUDA's mode "thread_local", in which other threads may launch, allocate
+and wait for their own streams meanwhile; in the default mode ("global") an allocation by any of
+them would spoil the capture. Waiting for the whole device stays forbidden to all threads while one
+of its streams is captured, so what does that here takes its turn: recording, dropping graphs, and
+the plain runs before a recording, which compile and tune. No other code that runs beside these
+may call `torch.cuda.synchronize`.
 """
 
 from __future__ import annotations
 
 import gc
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +26,9 @@ from torch import Tensor
 
 LINKS = 4
 """Errors of a chain that are told."""
+
+_TURN = threading.RLock()
+"""Held by whoever records or waits for the whole device: one thread of the process."""
 
 T = TypeVar("T")
 
@@ -38,31 +49,41 @@ class GraphRecorder:
         self._last_use: torch.cuda.Event | None = None
 
     def eagerly(self, run: Callable[[], T]) -> T:
-        """Run plainly on the stream that will be recorded, whose handles and workspaces it makes.
+        """Run plainly on the stream that will be recorded, in the thread that will record: makes
+        their handles and workspaces, which can't be made during a capture.
 
         Before and after it the streams wait for each other, so its tensors need no further care.
         """
         current = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            result = run()
-        current.wait_stream(self._stream)
-        return result
+        with _TURN:
+            self._stream.wait_stream(current)
+            try:
+                with torch.cuda.stream(self._stream):
+                    return run()
+            finally:  # what an error leaves behind is freed for the current stream's use
+                current.wait_stream(self._stream)
 
     def record(self, run: Callable[[], T]) -> tuple[Callable[[], None], T]:
         """Record one run; nothing is executed. Returns what replays it, and its result, which
         every replay writes anew.
 
-        The backward pass runs in a thread of autograd's, hence a capture that minds the calls of
-        this thread alone. After an error plain work can go on.
+        The capture minds the calls of this thread alone (`capture_error_mode="thread_local"`): the
+        backward pass runs in a thread of autograd's, and other threads go on with their work. After
+        an error plain work can go on.
         """
+        with _TURN:
+            return self._record(run)
+
+    def _record(self, run: Callable[[], T]) -> tuple[Callable[[], None], T]:
         graph = torch.cuda.CUDAGraph()
         self._failed.append(graph)
         try:
             with (
                 torch.cuda.device(self._device),
                 undisturbed(),
-                torch.cuda.graph(graph, self._pool, self._stream, "thread_local"),
+                torch.cuda.graph(
+                    graph, self._pool, self._stream, capture_error_mode="thread_local"
+                ),
             ):
                 result = run()
         except Exception:
@@ -79,12 +100,17 @@ class GraphRecorder:
         current = torch.cuda.current_stream(self._device)
         if self._last_use is not None:
             current.wait_event(self._last_use)
-        yield
-        self._last_use = current.record_event()
+        try:
+            yield
+        finally:
+            self._last_use = current.record_event()
 
-    def settle(self) -> None:
-        """Wait until no graph runs, so that one may be dropped."""
-        torch.cuda.synchronize(self._device)
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """The context in which graphs may be dropped: none runs, and nothing is recorded."""
+        with _TURN:
+            torch.cuda.synchronize(self._device)
+            yield
 
 
 def twin(tensor: Tensor, device: torch.device | None = None) -> Tensor:
@@ -102,7 +128,8 @@ def twin(tensor: Tensor, device: torch.device | None = None) -> Tensor:
 def undisturbed() -> Iterator[None]:
     """Collect now, and not within: a graph or an event destroyed during a capture spoils it.
 
-    The current stream is put back too, which a capture that fails doesn't do.
+    The current stream is put back too, which a capture that fails doesn't do. The collector is the
+    process's, so one thread at a time.
     """
     stream = torch.cuda.current_stream()
     was_enabled = gc.isenabled()

@@ -80,7 +80,11 @@ class SceneModel(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the slow weights and the configuration; recomputed when a weight changed."""
+        """Hash of the slow weights and the configuration; recomputed when a weight changed.
+
+        Changes of weights made in inference mode, which have no version, and a replaced `.data`,
+        which leaves it as it was, are not noticed.
+        """
         versions = tuple(0 if p.is_inference() else p._version for p in self.parameters())
         if self._fingerprint is None or self._fingerprint[0] != versions:
             digest = hashlib.blake2b(repr(self.config).encode(), digest_size=16)

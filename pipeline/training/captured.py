@@ -180,8 +180,8 @@ class CapturedStep:
         """Back to where the plain step can go on; recording has executed nothing."""
         for parameter in self._parameters:
             parameter.grad = None
-        torch.cuda.synchronize(self._device)
-        self.failure = described(error)
-        self._forms.clear()
-        self._inputs.clear()
+        with self._recorder.settled():
+            self.failure = described(error)
+            self._forms.clear()
+            self._inputs.clear()
         self.say(f"the training step can't be captured; going on without: {self.failure}")

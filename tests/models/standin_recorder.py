@@ -14,7 +14,7 @@ class StandIn:
 
     def __init__(self, fails: bool = False) -> None:
         self.fails = fails
-        self.eager = self.recorded = self.replayed = self.settled = 0
+        self.eager = self.recorded = self.replayed = self.settlings = 0
 
     def eagerly(self, run: Callable[[], Any]) -> Any:
         self.eager += 1
@@ -39,5 +39,7 @@ class StandIn:
     def in_order(self) -> Iterator[None]:
         yield
 
-    def settle(self) -> None:
-        self.settled += 1
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        self.settlings += 1
+        yield

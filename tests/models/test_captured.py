@@ -5,6 +5,7 @@ A stand-in replays, so this is about everything but the GPU (tests/models/test_c
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -105,7 +106,7 @@ def test_other_shapes_heads_and_banks_are_forms_of_their_own_and_few_are_kept(
             same(found, model.query(query, seen, heads, bank=bank))
     assert recorder.recorded == len(asked)
     assert answer.captured.num_recorded == FORMS_KEPT
-    assert recorder.settled == len(asked) - FORMS_KEPT
+    assert recorder.settlings == len(asked) - FORMS_KEPT
 
 
 @torch.inference_mode()
@@ -163,6 +164,92 @@ def test_what_a_query_itself_refuses_comes_through(model: SceneModel) -> None:
     view = model.freeze(streamed(model, episode((2,), batch=1)))
     with pytest.raises(ValueError, match="no head 'colour'"):
         CapturedQuery(model, StandIn())(Query(orbit(1, 1)), view, ("colour",))
+
+
+@torch.inference_mode()
+def test_queries_that_are_refused_push_no_graph_out(model: SceneModel) -> None:
+    view, recorder = model.freeze(streamed(model, episode((2,), batch=1))), StandIn()
+    answer = CapturedQuery(model, recorder)
+    sizes = [Query(orbit(1, count)) for count in range(1, FORMS_KEPT + 1)]
+    for query in sizes * USES:
+        answer(query, view)
+    for number in range(FORMS_KEPT):
+        with pytest.raises(ValueError, match="no head"):
+            answer(sizes[0], view, (f"colour{number}",))
+    for query in sizes:
+        answer(query, view)
+    assert (recorder.recorded, recorder.settlings) == (FORMS_KEPT, 0)
+
+
+@torch.inference_mode()
+def test_a_thread_runs_plainly_what_it_records(model: SceneModel) -> None:
+    view, recorder = model.freeze(streamed(model, episode((2,), batch=1))), StandIn()
+    answer, query = CapturedQuery(model, recorder), Query(orbit(1, 1))
+    for _ in range(EAGER_USES):
+        answer(query, view)
+    with ThreadPoolExecutor(1) as threads:
+        same(threads.submit(answer, query, view).result(), model.query(query, view))
+    answer(query, view)
+    assert (recorder.eager, recorder.recorded) == (EAGER_USES + 1, 1)
+
+
+def _replaced_data(model: SceneModel) -> None:
+    bias = model.head.pixels.bias
+    bias.data = bias.data.clone()
+
+
+def _replaced_parameter(model: SceneModel) -> None:
+    model.head.pixels.bias = torch.nn.Parameter(model.head.pixels.bias.detach().clone())
+
+
+def _replaced_buffer(model: SceneModel) -> None:
+    model.head.log_depths = model.head.log_depths.clone()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _replaced_data,
+        _replaced_parameter,
+        _replaced_buffer,
+        lambda model: model.double().float(),
+        lambda model: model.compile_blocks(backend="eager"),
+    ],
+    ids=["data", "parameter", "buffer", "to", "compile_blocks"],
+)
+def test_weights_that_lie_elsewhere_or_other_code_are_another_form(change) -> None:
+    model = scene_model()
+    view, recorder = model.freeze(streamed(model, episode((2,), batch=1))), StandIn()
+    answer, query = CapturedQuery(model, recorder), Query(orbit(1, 1))
+    for _ in range(USES):
+        answer(query, view)
+    change(model)
+    for _ in range(USES):
+        answer(query, view)
+    assert (recorder.eager, recorder.recorded) == (2 * EAGER_USES, 2)
+
+
+def test_weights_written_in_place_stay_one_form() -> None:
+    model = scene_model()
+    view, recorder = model.freeze(streamed(model, episode((2,), batch=1))), StandIn()
+    answer, query = CapturedQuery(model, recorder), Query(orbit(1, 1))
+    for _ in range(USES):
+        before = answer(query, view)
+    with torch.no_grad():
+        model.head.pixels.bias += 0.1
+    found = answer(query, view)
+    assert not torch.equal(found.rgb, before.rgb)
+    same(found, model.query(query, view))
+    assert recorder.recorded == 1
+
+
+def test_a_model_that_was_moved_away_is_not_captured() -> None:
+    model = scene_model()
+    view = model.freeze(streamed(model, episode((2,), batch=1)))
+    answer = CapturedQuery(model, StandIn())
+    model.to("meta")
+    with pytest.raises(CaptureError, match="moved from cpu to meta"):
+        answer(Query(orbit(1, 1)), view)
 
 
 def test_a_cpu_is_served_plainly(model: SceneModel) -> None:
