@@ -35,6 +35,7 @@ from everview.pipeline.rendering.renderer import (
     time_tensor,
 )
 from everview.pipeline.streaming.retention import RetentionProbe
+from everview.pipeline.training.precision import mixed_precision
 
 _PROBED_FRAMES = 2
 
@@ -140,7 +141,8 @@ def _observe(model: SceneModel, frames: list[Frame], state: Any, gauge: Gauge | 
     cameras = Cameras.stack([frame.camera for frame in frames])[None].to(device=device)
     images = image_tensor([frame.image for frame in frames], device)
     times = time_tensor([frame.time_s for frame in frames], device)
-    return model.observe(images, cameras, times, state, gauge=gauge and gauge.to(device))
+    with mixed_precision(device):  # as a session observes
+        return model.observe(images, cameras, times, state, gauge=gauge and gauge.to(device))
 
 
 def render_targets(
