@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import triton
 from torch import Tensor
 
 from everview.kernels.backend import on_its_device
@@ -40,7 +41,7 @@ def blocks_for(width: int, hidden: int) -> Blocks:
     columns = 32 if tall <= 64 else 16 if tall <= 256 else 8
     warps = min(32, max(4, tall * columns // (32 * _PER_THREAD)))
     rows = max(1, warps * 32 * _PER_THREAD // long)
-    return Blocks(columns, tall, min(rows, _power_of_two(width)), long, warps)
+    return Blocks(columns, tall, min(rows, triton.next_power_of_2(width)), long, warps)
 
 
 def block_constants(blocks: Blocks, width: int, hidden: int) -> dict[str, int]:
@@ -57,11 +58,7 @@ def block_constants(blocks: Blocks, width: int, hidden: int) -> dict[str, int]:
 
 def _chunk_entries(size: int) -> int:
     """A quarter of the next power of two: three or four chunks, little of them beyond the end."""
-    return max(16, _power_of_two(size) // 4)
-
-
-def _power_of_two(size: int) -> int:
-    return 1 << (size - 1).bit_length()
+    return max(16, triton.next_power_of_2(size) // 4)
 
 
 @dataclass(frozen=True)

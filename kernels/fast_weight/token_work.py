@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -126,7 +127,8 @@ def side_by_side(like: Tensor, *matrices: Tensor) -> Tensor:
     three = (matrices * 3)[:3] if len(matrices) == 1 else (*matrices, matrices[0])[:3]
     kernels.operands_kernel[(n * width, len(matrices))](
         *three, out, *(matrix.stride() for matrix in three), width, features,
-        MATRICES=len(matrices), BLOCK=_power_of_two(features), num_warps=_row_warps(features),
+        MATRICES=len(matrices), BLOCK=triton.next_power_of_2(features),
+        num_warps=_row_warps(features),
     )  # fmt: skip
     return out
 
@@ -222,7 +224,8 @@ def second_order_features(
         keyed, valued, rates, by_rates,
         *keyed.stride()[:2], *valued.stride()[:2], *rates.stride()[:2], *by_rates.stride()[:2],
         length, features,
-        BLOCK_F=_power_of_two(features), EXACT=INTERPRETED, num_warps=_row_warps(features, 8),
+        BLOCK_F=triton.next_power_of_2(features), EXACT=INTERPRETED,
+        num_warps=_row_warps(features, 8),
     )  # fmt: skip
     return keyed, valued
 
@@ -289,7 +292,7 @@ def activated(packed: Tensor, halves: int) -> tuple[Tensor, ...]:
     out = packed.new_empty(halves, n, length, width)
     kernels.prologue_kernel[(n * length, halves)](
         packed, out, *packed.stride()[:2], *out.stride()[:3], length, width,
-        BLOCK=_power_of_two(width), num_warps=_row_warps(width),
+        BLOCK=triton.next_power_of_2(width), num_warps=_row_warps(width),
     )  # fmt: skip
     return out.unbind(0)
 
@@ -302,17 +305,13 @@ def activated_backward(packed: Tensor, by_out: Tensor, by_packed: Tensor) -> Non
     kernels.prologue_backward_kernel[(n * length, halves)](
         packed, by_out, by_packed, *packed.stride()[:2], *by_out.stride()[:3],
         *by_packed.stride()[:2], length, width,
-        BLOCK=_power_of_two(width), num_warps=_row_warps(width),
+        BLOCK=triton.next_power_of_2(width), num_warps=_row_warps(width),
     )  # fmt: skip
-
-
-def _power_of_two(width: int) -> int:
-    return 1 << (width - 1).bit_length()
 
 
 def _row_warps(width: int, values_a_thread: int = 16) -> int:
     """Warps for a row; 8 values a thread where many arrays are held at once."""
-    return max(1, min(8, _power_of_two(width) // (32 * values_a_thread)))
+    return max(1, min(8, triton.next_power_of_2(width) // (32 * values_a_thread)))
 
 
 def token_blocks(length: int) -> list[slice]:
