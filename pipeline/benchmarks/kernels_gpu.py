@@ -21,19 +21,20 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from everview.kernels.backend import backends_in_use
 from everview.pipeline.benchmarks.gpu_timing import graphed, take_gpu_turns
 from everview.pipeline.benchmarks.kernel_case import Case, Formulation, Shape
 from everview.pipeline.benchmarks.results import WrongResult
-from everview.pipeline.benchmarks.whole_rows import matmul_ceiling, with_peak
-from everview.pipeline.runs import library_versions
-from everview.pipeline.runs.provenance import describe_device, describe_host
+from everview.pipeline.benchmarks.whole_rows import (
+    GpuReport,
+    gpu_report,
+    matmul_ceiling,
+    with_peak,
+)
 
 FORWARD, PLAIN_STEP, BACKWARD = "forward", "forward, SGD", "forward + backward"
 
@@ -98,39 +99,9 @@ class KernelRow:
             "" if self.error_ratio is None else f"{self.error_ratio:.2f}",
         )
 
-
-@dataclass(frozen=True)
-class KernelReport:
-    """What was measured, and on what."""
-
-    rows: tuple[KernelRow, ...]
-    device: dict[str, Any]
-    on: torch.device
-    ceiling_tflops: float
-    rounds: int
-    notes: tuple[str, ...]
-
-    def circumstances(self) -> str:
-        """Below the table."""
-        first = (
-            f"{self.device['name']}, torch {torch.__version__}; medians of {self.rounds} rounds in "
-            f"turn; matmul ceiling {self.ceiling_tflops:.0f} TFLOP/s"
-        )
-        return "\n".join((first, *self.notes))
-
-    def as_json(self) -> dict[str, Any]:
-        """Rows with card, versions and host."""
-        return {
-            "rows": [asdict(row) for row in self.rows],
-            "card": self.device["name"],
-            "host": describe_host(),
-            "ceiling_tflops": self.ceiling_tflops,
-            "rounds": self.rounds,
-            "load": list(os.getloadavg()[:1]),
-            "notes": list(self.notes),
-            "backends": backends_in_use(self.on),
-            "versions": library_versions(),
-        }
+    def details(self) -> list[str]:
+        """Nothing more than the cells."""
+        return []
 
 
 def bench_kernels_gpu(
@@ -138,10 +109,10 @@ def bench_kernels_gpu(
     rounds: int,
     only: str = "",
     shapes: tuple[tuple[int, int, int, int], ...] = tuple(PUBLISHED),
-) -> KernelReport:
+) -> GpuReport[KernelRow]:
     """Measure the rows whose name and shape, "forward 1 x 768 x 1536, 4096", hold `only`, or one of
     its parts between bars. Raises WrongResult when a check fails."""
-    ceiling = matmul_ceiling(device)
+    load, ceiling = os.getloadavg()[0], matmul_ceiling(device)
     rows: list[KernelRow] = []
     notes: list[str] = []
     for numbers in shapes:
@@ -151,9 +122,7 @@ def bench_kernels_gpu(
                 rows += _Contest(op, shape, device, ceiling, rounds).rows(notes)
                 gc.collect()
                 torch.cuda.empty_cache()
-    return KernelReport(
-        tuple(rows), describe_device(device), device, round(ceiling, 1), rounds, tuple(notes)
-    )
+    return gpu_report(rows, device, round(ceiling, 1), rounds, load, notes)
 
 
 @dataclass(frozen=True)

@@ -53,12 +53,12 @@ from everview.pipeline.benchmarks.gpu_timing import take_gpu_turns
 from everview.pipeline.benchmarks.operations import Operations
 from everview.pipeline.benchmarks.published_model import PublishedModel
 from everview.pipeline.benchmarks.whole_rows import (
-    WholeReport,
+    GpuReport,
     WholeRow,
+    gpu_report,
     matmul_ceiling,
     profiled,
     relative_error,
-    whole_report,
     with_peak,
 )
 
@@ -223,7 +223,7 @@ Side = OurSide | PublishedSide
 
 
 @torch.no_grad()
-def bench_model_gpu(setting: Setting, contest: Contest | None = None) -> WholeReport:
+def bench_model_gpu(setting: Setting, contest: Contest | None = None) -> GpuReport[WholeRow]:
     """Measure the rows of `contest`. Raises WrongResult, CaptureError."""
     contest = contest or Contest()
     load, device = os.getloadavg()[0], setting.device
@@ -241,7 +241,7 @@ def bench_model_gpu(setting: Setting, contest: Contest | None = None) -> WholeRe
         name = f"render {views}"
         if name.startswith(setting.only):
             rows += _render(name, views, goal, sides, contest, setting, ceiling)
-    return whole_report(rows, device, ceiling, setting.rounds, load)
+    return gpu_report(rows, device, ceiling, setting.rounds, load)
 
 
 def _reconstruct(

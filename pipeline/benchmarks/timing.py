@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
-
 
 @dataclass(frozen=True)
 class Times:
@@ -27,20 +25,13 @@ class Times:
 
 
 def take_turns(candidates: Mapping[str, Callable[[], object]], rounds: int) -> Times:
-    """Run every candidate once to warm up, then once a round in turn, A B C A B C ..."""
+    """On a CPU: run every candidate once to warm up, then once a round in turn, A B C A B C ..."""
     for run in candidates.values():
         run()
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, run in candidates.items():
-            _wait()
             start = time.perf_counter()
             run()
-            _wait()
             taken[name].append((time.perf_counter() - start) * 1e3)
     return Times({name: tuple(values) for name, values in taken.items()})
-
-
-def _wait() -> None:
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.synchronize()

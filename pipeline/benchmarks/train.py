@@ -50,12 +50,12 @@ from everview.pipeline.benchmarks.model_gpu import Setting, published_twin
 from everview.pipeline.benchmarks.operations import Operations
 from everview.pipeline.benchmarks.published_model import PublishedModel
 from everview.pipeline.benchmarks.whole_rows import (
-    WholeReport,
+    GpuReport,
     WholeRow,
+    gpu_report,
     matmul_ceiling,
     profiled,
     relative_error,
-    whole_report,
     with_peak,
 )
 from everview.pipeline.training.captured import EAGER_USES, CapturedStep
@@ -112,7 +112,7 @@ class Contender:
     notes: list[str] = field(default_factory=list)
 
 
-def bench_train(setting: Setting, cases: tuple[Case, ...] = CASES) -> WholeReport:
+def bench_train(setting: Setting, cases: tuple[Case, ...] = CASES) -> GpuReport[WholeRow]:
     """Measure the cases whose name begins with `setting.only`. Raises WrongResult."""
     load = os.getloadavg()[0]
     ceiling = matmul_ceiling(setting.device)
@@ -121,7 +121,7 @@ def bench_train(setting: Setting, cases: tuple[Case, ...] = CASES) -> WholeRepor
     for case in cases:
         if case.name.startswith(setting.only):
             rows += _rows(case, setting, ceiling, notes)
-    return whole_report(rows, setting.device, ceiling, setting.rounds, load, notes)
+    return gpu_report(rows, setting.device, ceiling, setting.rounds, load, notes)
 
 
 def _rows(case: Case, setting: Setting, ceiling: float, notes: list[str]) -> list[WholeRow]:

@@ -1,4 +1,5 @@
-"""Rows of the whole-model benchmarks, and what they measure beside time."""
+"""What benchmarks on a GPU report: rows of whole models, the report, and what is measured beside
+time."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,18 @@ COLUMNS = (
 )  # fmt: skip
 
 T = TypeVar("T")
+
+
+class ReportedRow(Protocol):
+    """A row of a report: a dataclass, in JSON by its fields."""
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text."""
+        ...
+
+    def details(self) -> list[str]:
+        """Lines below the table."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -63,12 +76,20 @@ class WholeRow:
             f"{self.error:.0e}",
         )
 
+    def details(self) -> list[str]:
+        """The kernels that a profiled row's time went to."""
+        lines = [f"\n{self.what}, {self.shape}:"] if self.kernels else []
+        return lines + [f"{ms:9.3f} ms {calls:6d} x  {name}" for name, ms, calls in self.kernels]
+
+
+Row = TypeVar("Row", bound=ReportedRow)
+
 
 @dataclass(frozen=True)
-class WholeReport:
+class GpuReport(Generic[Row]):
     """What was measured, where, and how busy the machine was meanwhile."""
 
-    rows: tuple[WholeRow, ...]
+    rows: tuple[Row, ...]
     device: dict[str, Any]
     ceiling_tflops: float
     rounds: int
@@ -84,15 +105,12 @@ class WholeReport:
             f"{self.load_before:.1f} before and {self.load_after:.1f} after",
             *self.notes,
         ]
-        for row in self.rows:
-            lines += [f"\n{row.what}, {row.shape}:"] if row.kernels else []
-            lines += [f"{ms:9.3f} ms {calls:6d} x  {name}" for name, ms, calls in row.kernels]
-        return "\n".join(lines)
+        return "\n".join([*lines, *(line for row in self.rows for line in row.details())])
 
     def as_json(self) -> dict[str, Any]:
         """Rows with the card and the versions that they were measured with."""
         return {
-            "rows": [asdict(row) for row in self.rows],
+            "rows": [asdict(row) for row in self.rows],  # type: ignore[call-overload]
             "card": self.device["name"],
             "host": describe_host(),
             "ceiling_tflops": self.ceiling_tflops,
@@ -104,17 +122,17 @@ class WholeReport:
         }
 
 
-def whole_report(
-    rows: Sequence[WholeRow],
+def gpu_report(
+    rows: Sequence[Row],
     device: torch.device,
     ceiling: float,
     rounds: int,
     load_before: float,
     notes: Sequence[str] = (),
-) -> WholeReport:
+) -> GpuReport[Row]:
     """The report of rows that were just measured. load_before: the load average at the start."""
     loads = round(load_before, 2), round(os.getloadavg()[0], 2)
-    return WholeReport(tuple(rows), describe_device(device), ceiling, rounds, *loads, tuple(notes))
+    return GpuReport(tuple(rows), describe_device(device), ceiling, rounds, *loads, tuple(notes))
 
 
 def matmul_ceiling(device: torch.device) -> float:

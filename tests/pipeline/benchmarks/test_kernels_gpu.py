@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from everview.pipeline.benchmarks import kernels_gpu
-from everview.pipeline.benchmarks.kernels_gpu import COLUMNS, KernelReport, bench_kernels_gpu
+from everview.pipeline.benchmarks.kernels_gpu import COLUMNS, KernelRow, bench_kernels_gpu
 from everview.pipeline.benchmarks.results import WrongResult
 from everview.pipeline.benchmarks.roofline import FORMULATIONS, intensity, points, roofline
+from everview.pipeline.benchmarks.whole_rows import GpuReport
 from everview.workflows.cli import bench
 
 CPU, SHAPE = torch.device("cpu"), (2, 32, 64, 128)
+Report = GpuReport[KernelRow]
 
 
 @pytest.fixture(autouse=True)
@@ -24,13 +26,15 @@ def _uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def report() -> KernelReport:
+def report() -> Report:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", lambda run, **_: run)
         return bench_kernels_gpu(CPU, 1, shapes=(SHAPE,))
 
 
-def test_every_pass_is_checked_and_measured_in_every_formulation(report: KernelReport) -> None:
+def test_every_pass_is_checked_and_measured_in_every_formulation(
+    report: Report,
+) -> None:
     both = ["ours", "ours, launched", "published, compiled", "published, compiled, as a graph"]
     forward = [*both, "ours, elastic", "plain, eager"]
     assert [row.op for row in report.rows] == [
@@ -70,7 +74,7 @@ def test_intensity_counts_inputs_and_results_once() -> None:
 
 
 def test_the_picture_has_a_point_for_each_row_of_ours_and_of_the_published(
-    report: KernelReport,
+    report: Report,
 ) -> None:
     found = json.loads(json.dumps(report.as_json()))
     drawn = points(found["rows"])
@@ -105,7 +109,7 @@ def test_a_picture_of_nothing_is_a_picture() -> None:
 
 
 def test_the_command_leaves_the_picture_beside_the_numbers(
-    report: KernelReport, tmp_path, monkeypatch: pytest.MonkeyPatch
+    report: Report, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "_on_gpu", lambda arguments: True)
     monkeypatch.setattr(kernels_gpu, "bench_kernels_gpu", lambda *_: report)
