@@ -115,16 +115,20 @@ def read_json(path: Path) -> Any:
     NaN and Infinity are let through as floats, because Python writes them: a frame that holds
     one is refused by its own check, not the whole file.
     """
-    text = read_text(path, MAX_JSON_BYTES)
+    return parse_json(read_text(path, MAX_JSON_BYTES), str(path))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """As `read_json`, of text that was read from `where`."""
     values = text.count(",") + text.count("[") + text.count("{")
     if values > MAX_JSON_VALUES:
-        raise DataError(f"{path} holds {values} values, more than the limit of {MAX_JSON_VALUES}")
+        raise DataError(f"{where} holds {values} values, more than the limit of {MAX_JSON_VALUES}")
     try:
         return json.loads(text)
     except RecursionError:
-        raise DataError(f"{path} is nested too deeply to be an index of frames") from None
+        raise DataError(f"{where} is nested too deeply to be an index of frames") from None
     except ValueError as error:
-        raise DataError(f"{path} is not valid JSON: {_reason(error)}") from None
+        raise DataError(f"{where} is not valid JSON: {_reason(error)}") from None
 
 
 def read_table(

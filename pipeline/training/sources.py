@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from everview.datasets.procedural import draw_cameras, draw_scenes, render_views
-from everview.datasets.shards import open_shards
+from everview.datasets.shards import PosedScene, open_shards
 from everview.pipeline.errors import UsageError
 from everview.pipeline.training.config import DataConfig, World
 from everview.pipeline.training.scene_pool import SceneViews
@@ -49,43 +51,67 @@ def render_scenes(
 
 
 def scanned_scenes(data: DataConfig, seed: int, device: torch.device) -> SceneViews | None:
-    """Views of scanned objects from the shards in `data.scans`, on `device`; None without a folder.
+    """Views of scenes from the shards in `data.scans`, on `device`; None without a place.
 
-    Each object's views are cut into disjoint scenes of `data.views`; of these, `data.scan_scenes`
-    at most are kept, chosen by `seed`. Raises UsageError when size or number of views don't fit.
+    Each scene's views are cut into disjoint ones of `data.views`; of these, `data.scan_scenes` at
+    most are kept, chosen by `seed`. Raises UsageError when the set is held out, has another size,
+    or no scene with enough views.
     """
     if data.scans is None:
         return None
     shards = open_shards(data.scans)
     manifest = shards.manifest
+    if manifest.split == "held_out":
+        raise UsageError(f"{data.scans} holds what is never trained on; prepare the training split")
     if (manifest.width, manifest.height) != (data.size, data.size):
         raise UsageError(
             f"{data.scans} holds views of {manifest.width}x{manifest.height} pixels, but the "
-            f"recipe trains at {data.size}; render the shards again at that size"
+            f"recipe trains at {data.size}; prepare it again with --size {data.size}"
         )
-    parts = manifest.views_per_scene // data.views
-    if parts == 0:
+    parts = [
+        (index, part)
+        for index, scene in enumerate(manifest.scenes)
+        for part in range(scene.views // data.views)
+    ]
+    if not parts:
+        most = max(scene.views for scene in manifest.scenes)
         raise UsageError(
-            f"{data.scans} holds {manifest.views_per_scene} views a scene, but the recipe wants "
-            f"{data.views}; render more or lower --data.views"
+            f"{data.scans} holds at most {most} views a scene, but the recipe wants {data.views}; "
+            "prepare it with more --views or lower --data.views"
         )
-    loaded = shards.load()
-    count = len(shards) * parts
-    random = np.random.default_rng([seed, count])
-    chosen = torch.from_numpy(random.permutation(count)[: data.scan_scenes])
-
-    def cut(values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """[S, V, ...] to the chosen scenes [S', M, ...] on the device."""
-        used = values[:, : parts * data.views]
-        scenes = used.reshape(count, data.views, *used.shape[2:])[chosen]
-        return scenes.to(device, dtype or scenes.dtype)
-
-    time_s = cut(loaded.time_s, torch.float32)
+    random = np.random.default_rng([seed, len(parts)])
+    chosen = random.permutation(len(parts))[: data.scan_scenes]
+    made: dict[int, SceneViews] = {}
+    # in the order of the shards, so that each is read once
+    for number in sorted(chosen.tolist()):
+        index, part = parts[number]
+        made[number] = _stored(shards.scene(index), part, data.views, device)
+    ordered = [made[number] for number in chosen.tolist()]
     return SceneViews(
-        images=cut(loaded.images.movedim(-1, 2)),
-        depth=cut(loaded.depth, torch.float16),
-        intrinsics=cut(loaded.cameras.intrinsics, torch.float32),
-        c2w_cv=cut(loaded.cameras.c2w_cv, torch.float32),
-        time_s=time_s,
-        moving=torch.zeros(len(time_s), dtype=torch.bool, device=device),
+        **{
+            field.name: torch.cat([getattr(views, field.name) for views in ordered])
+            for field in fields(SceneViews)
+        }
+    )
+
+
+def _stored(scene: PosedScene, part: int, views: int, device: torch.device) -> SceneViews:
+    """Views [part * views, (part + 1) * views) of a scene as one scene of the pool."""
+    chosen = slice(part * views, (part + 1) * views)
+
+    def cut(values: np.ndarray | Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        tensor = torch.as_tensor(values)[chosen][None]
+        return tensor.to(device, dtype or tensor.dtype)
+
+    images = torch.from_numpy(scene.images).movedim(-1, 1)
+    size = (scene.views, *scene.images.shape[1:3])
+    depth = np.zeros(size, np.float32) if scene.depth is None else scene.depth
+    time_s = np.full(scene.views, np.nan) if scene.time_s is None else scene.time_s
+    return SceneViews(
+        images=cut(images),
+        depth=cut(depth, torch.float16),
+        intrinsics=cut(scene.cameras.intrinsics, torch.float32),
+        c2w_cv=cut(scene.cameras.c2w_cv, torch.float32),
+        time_s=cut(time_s, torch.float32),
+        moving=torch.zeros(1, dtype=torch.bool, device=device),
     )

@@ -1,13 +1,9 @@
 """Meshes are rendered at the right place, with exact depth and their own texture."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from everview.datasets.errors import DataError
-from everview.datasets.shards import open_shards
 from everview.datasets.shards.meshes import (
     RADIUS,
     MeshLight,
@@ -17,13 +13,9 @@ from everview.datasets.shards.meshes import (
     load_ycb,
     sphere_cameras,
 )
-from everview.datasets.shards.scans import write_ycb_shards, ycb_names
 
 trimesh = pytest.importorskip("trimesh")
 pytest.importorskip("embreex")
-
-YCB = Path(os.environ.get("EVERVIEW_DATA", "../shared/data")) / "ycb62"
-needs_ycb = pytest.mark.skipif(not YCB.is_dir(), reason=f"no YCB objects in {YCB}")
 
 
 def ball() -> TexturedMesh:
@@ -90,18 +82,3 @@ def test_what_is_no_mesh_is_refused(tmp_path):
     np.savez(tmp_path / "no.npz", v=np.zeros((3, 3)))
     with pytest.raises(DataError, match="holds no"):
         load_ycb(tmp_path / "no.npz", tmp_path / "no.jpg")
-
-
-@needs_ycb
-def test_no_held_out_scan_gets_into_a_training_set(tmp_path):
-    training, held_out = ycb_names(YCB)
-    assert (len(training), len(held_out)) == (54, 8)
-    assert held_out[0] == sorted(training + held_out)[0]
-    write_ycb_shards(YCB, tmp_path / "set", training[:2], views=2, size=32)
-    views = open_shards(tmp_path / "set").load()
-    assert [(s.name, s.variant) for s in views.scenes] == [
-        (name, light) for name in training[:2] for light in ("unlit", "sun")
-    ]
-    assert not {s.name for s in views.scenes} & set(held_out)
-    assert ((views.depth > 0).float().mean(dim=(2, 3)) > 0.02).all()
-    assert views.depth.max() < 3.1 + RADIUS
