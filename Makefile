@@ -9,7 +9,8 @@ SHELL := /bin/bash
 export EVERVIEW_DATA ?= ../shared/data
 WORKERS ?= 2
 PY := .venv/bin/python
-LOCK_INPUTS := requirements.lock pyproject.toml setup.py
+LOCKS := requirements.lock requirements-from-source.lock
+LOCK_INPUTS := $(LOCKS) pyproject.toml setup.py
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## */  make \1\t/' | expand -t 18
@@ -33,6 +34,8 @@ setup: system  ## create .venv with bin/everview from requirements.lock (uv if p
 	fi
 	echo "setup: installing the locked packages with $${install%% *} (about 3 GB to fetch the first time)"
 	$$install --require-hashes -r requirements.lock
+	# No wheel of it exists and its setup.py imports torch; its operators compile at first use.
+	DS_BUILD_OPS=0 $$install --require-hashes --no-deps --no-build-isolation -r requirements-from-source.lock
 	$$install --no-deps --no-build-isolation --editable .
 	echo "$$stamp" > .venv/made-from
 	echo "setup: .venv/bin/everview is ready"
@@ -74,10 +77,12 @@ wheel: setup  ## build dist/everview-*.whl
 	@rm -rf build dist
 	$(PY) -c "from setuptools import build_meta; print('dist/' + build_meta.build_wheel('dist'))" | tail -n 1
 
-lock:  ## resolve requirements.lock again from pyproject.toml (needs uv)
-	@UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --quiet --universal --python-version 3.11 \
-	  --fork-strategy fewest --generate-hashes --no-annotate \
-	  --extra geometry --group pyproject.toml:dev pyproject.toml --output-file requirements.lock $(ARGS)
+lock:  ## resolve the two locks again from pyproject.toml (needs uv)
+	@export UV_CUSTOM_COMPILE_COMMAND="make lock"
+	compile="uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-annotate"
+	$$compile --extra geometry --extra cluster --group pyproject.toml:dev --no-emit-package deepspeed \
+	  pyproject.toml --output-file requirements.lock $(ARGS)
+	$$compile --no-deps --group pyproject.toml:from-source --output-file requirements-from-source.lock $(ARGS)
 
 clean:  ## remove everything that is made from the tracked files, .venv included
 	@rm -rf .venv .typing .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist everview.egg-info
