@@ -71,23 +71,22 @@ def gpu_results(
     return dict(sorted({**before, **now}.items()))
 
 
-def _record_gpu_results(terminalreporter: pytest.TerminalReporter) -> None:
-    stats = terminalreporter.stats
-    reports = [*stats.get("passed", []), *stats.get("failed", [])]
-    if not any("gpu" in getattr(r, "keywords", ()) for r in reports):
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """What ran on a GPU is written down at once: a run that is killed loses nothing."""
+    ran = report.when == "call" and "gpu" in report.keywords and not report.skipped
+    if not ran or "PYTEST_XDIST_WORKER" in os.environ:
         return
     import torch
 
     path = ROOT / "tests" / "gpu_results.json"
     before = json.loads(path.read_text()) if path.exists() else {}
     day = datetime.date.today().isoformat()
-    after = gpu_results(before, reports, torch.cuda.get_device_name(), day)
+    after = gpu_results(before, [report], torch.cuda.get_device_name(), day)
     path.write_text(json.dumps(after, indent=1) + "\n")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The last words of a run: what was skipped and why. What ran on a GPU is written down."""
-    _record_gpu_results(terminalreporter)
+    """The last words of a run: what was skipped and why."""
     skipped = terminalreporter.stats.get("skipped", [])
     terminalreporter.section("skipped, and why")
     if not skipped:

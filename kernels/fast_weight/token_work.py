@@ -36,6 +36,8 @@ class Tile:
 
 HIDDEN = Tile(128, 128, 64, 8, 3)
 GRADIENT = Tile(128, 128, 32, 8, 4)
+NARROWEST_SPECIALISED = 129
+"""Head widths from here on have the three steps that `gradient_gluon` begins a tile with."""
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -181,6 +183,9 @@ def gradient_features(
     n, length, width = k_NLD.shape
     features = w0.shape[-1]
     wide = k_NLD.new_empty(n, length, 3 * features)
+    if not (rate_sums or INTERPRETED or width < NARROWEST_SPECIALISED):
+        _specialised_gradient(k_NLD, v_NLD, w0, w2, w1t, rates, columns, wide)
+        return Features(wide)
     parts = [descriptor(part, tile.rows, tile.columns) for part in wide.split(features, dim=-1)]
     tiles = math.ceil(features / tile.columns)
     sums = wide.new_empty((tiles, n, length), dtype=torch.float32) if rate_sums else wide
@@ -196,6 +201,36 @@ def gradient_features(
         **_options(tile),
     )  # fmt: skip
     return Features(wide, sums.sum(0) if rate_sums else None)
+
+
+def _specialised_gradient(
+    k_NLD: Tensor, v_NLD: Tensor, w0: Tensor, w2: Tensor, w1t: Tensor, rates: Tensor | None,
+    columns: tuple[int, int, int], wide: Tensor,
+) -> None:  # fmt: skip
+    """`gradient_kernel` in its form for Hopper, where there is no sum by rates: see
+    gradient_gluon.py. Its tiles' size is part of it."""
+    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as Described
+
+    from everview.kernels.fast_weight import gradient_gluon as gluon
+
+    n, length, width = k_NLD.shape
+    features = w0.shape[-1]
+    tile, depth, rows = gluon.TILE.value, gluon.DEPTH.value, gluon.ROWS.value
+
+    def described(tensor: Tensor, rows: int, columns: int) -> Described:
+        shape, strides = list(tensor.shape), list(tensor.stride())
+        return Described(tensor, shape, strides, [1, rows, columns], gluon.TILES_IN_MEMORY.value)
+
+    rate0, rate1, rate2 = (-1, -1, -1) if rates is None else columns
+    tiles = Tile(tile, tile, depth, warps=4, stages=0)
+    gluon.specialised_gradient_kernel[_grid(tiles, n, length, features, wide.device)](
+        described(k_NLD, tile, depth), described(v_NLD, tile, depth),
+        *(described(w, depth, tile) for w in (w0, w2, w1t)),
+        *(described(part, rows, tile // 2) for part in wide.split(features, dim=-1)),
+        *_rate_arguments(rates, wide),
+        n, length, width, features, w0.shape[0], w1t.shape[0],
+        RATE0=rate0, RATE1=rate1, RATE2=rate2, num_warps=4, maxnreg=168,
+    )  # fmt: skip
 
 
 @on_its_device

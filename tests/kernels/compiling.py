@@ -21,6 +21,8 @@ import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as LaidOutDescriptor
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -56,7 +58,8 @@ class Launch:
 
     def compiled(self) -> Any:
         """For sm_90a, anew."""
-        source = ASTSource(
+        kind = GluonASTSource if self.kernel.is_gluon() else ASTSource
+        source = kind(
             self.kernel,
             dict(zip(self.kernel.arg_names, self.signature, strict=True)),
             dict(self.constants),
@@ -124,6 +127,9 @@ def _kind(value: object) -> str:
         return f"*{_KINDS[value.dtype]}"
     if isinstance(value, TensorDescriptor):
         return f"tensordesc<{_KINDS[value.base.dtype]}{list(value.block_shape)}>"
+    if isinstance(value, LaidOutDescriptor):
+        block, kind = list(value.block_shape), _KINDS[value.base.dtype]
+        return f"tensordesc<{kind}{block},{value.layout!r}>"
     if isinstance(value, int):
         return "i32" if abs(value) < 1 << 31 else "i64"
     return "fp32"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from everview.kernels.fast_weight import operators, swiglu_kernels
+from everview.kernels.fast_weight import gradient_gluon, operators, swiglu_kernels
 from tests.kernels.compiling import (
     REGISTERS,
     SHARED_MEMORY,
@@ -21,8 +21,9 @@ from tests.kernels.compiling import (
 
 # N, matrices that N share, L, D, F: round and ragged ones
 SHAPES = [(1, 1, 128, 768, 1536), (4, 2, 70, 48, 144)]
-PRODUCTS = {"hidden_kernel", "gradient_kernel"}
-KERNELS = {name for name in vars(swiglu_kernels) if name.endswith("_kernel")}
+PRODUCTS = {"hidden_kernel", "gradient_kernel", "specialised_gradient_kernel"}
+MODULES = (swiglu_kernels, gradient_gluon)
+KERNELS = {name for module in MODULES for name in vars(module) if name.endswith("_kernel")}
 compiled = cache(Launch.compiled)
 
 
@@ -56,7 +57,7 @@ def calls(shape: tuple[int, int, int, int, int]) -> dict[str, Callable[[], objec
 def test_a_call_launches_what_fits_an_h100(
     shape: tuple[int, int, int, int, int], call: str
 ) -> None:
-    found = launches(calls(shape)[call], swiglu_kernels)
+    found = launches(calls(shape)[call], *MODULES)
     assert found
     for launch in found:
         kernel: Any = compiled(launch)
@@ -71,7 +72,7 @@ def test_the_calls_cover_every_kernel_and_every_use_of_the_rates() -> None:
         launch
         for shape in SHAPES
         for call in calls(shape).values()
-        for launch in launches(call, swiglu_kernels)
+        for launch in launches(call, *MODULES)
     ]
     assert {launch.name for launch in found} == KERNELS
     of_hidden = {f.constant("RATE") for f in found if f.name == "hidden_kernel"}
@@ -80,3 +81,8 @@ def test_the_calls_cover_every_kernel_and_every_use_of_the_rates() -> None:
     gradients = [f for f in found if f.name == "gradient_kernel"]
     of_gradient = {tuple(f.constant(name) for name in names) for f in gradients}
     assert of_gradient == {(0, 1, 2, False), (1, 1, 1, True), (-1, -1, -1, False)}
+    specialised = [f for f in found if f.name == "specialised_gradient_kernel"]
+    assert {tuple(f.constant(name) for name in names[:3]) for f in specialised} == {
+        (0, 1, 2),
+        (-1, -1, -1),
+    }
