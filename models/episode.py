@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 
+from everview.models.context import Context
 from everview.models.gauge import Gauge
+from everview.models.layers.plan import Plan
+from everview.models.schedule import Schedule
+from everview.models.state import map_tensors
 from everview.models.views import Views
 
 
@@ -29,3 +35,37 @@ class Episode:
         views = self.inputs.cameras.shape[1]
         if sum(self.chunk_views) != views:
             raise ValueError(f"chunks of {self.chunk_views} views don't add up to {views} inputs")
+
+    def micro_batches(self, count: int) -> list[Episode]:
+        """The scenes in `count` equal groups, in order. Raises ValueError when they can't be."""
+        scenes = self.inputs.cameras.shape[0]
+        if scenes % count:
+            raise ValueError(f"{scenes} scenes can't be cut into {count} equal micro-batches")
+        if count == 1:
+            return [self]
+        size = scenes // count
+        starts = range(0, scenes, size)
+        return [map_tensors(partial(_rows, first, size), self) for first in starts]
+
+    def own_part(self, context: Context, schedule: Schedule) -> Episode:
+        """What one of the ranks that share the episode embeds and asks: its part of every chunk
+        that is written at once, and of the targets."""
+        if context.count == 1:
+            return self
+        chunks = Plan.of(schedule, self.chunk_views).chunk_views
+        asked = (self.targets.cameras.shape[1],)
+
+        def cut(value: Any, views: tuple[int, ...]) -> Any:
+            return map_tensors(lambda tensor: context.cut(tensor, views), value)
+
+        return replace(
+            self,
+            inputs=cut(self.inputs, chunks),
+            targets=cut(self.targets, asked),
+            chunk_views=context.own_chunks(chunks),
+            bank_mask=cut(self.bank_mask, asked),
+        )
+
+
+def _rows(first: int, size: int, tensor: Tensor) -> Tensor:
+    return tensor[first : first + size]

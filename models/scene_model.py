@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from everview.datasets.cameras import Cameras
 from everview.models.config import BankConfig, ModelConfig
+from everview.models.context import Context
 from everview.models.episode import Episode
 from everview.models.frame_bank import FrameBank, grown_bank, nearest_sources
 from everview.models.gauge import Gauge, fit_gauge
@@ -234,10 +235,11 @@ class SceneModel(nn.Module):
         return self.query(Query(cameras_BV, time_s=time_s_BV), self.freeze(state))
 
     def _select(self, outs: Outputs, heads: Collection[str], gauge: Gauge) -> Outputs:
-        clamp = lambda x: None if x is None else x.clamp(0, 1)  # noqa: E731
-        shown = Outputs(memory_rgb=clamp(outs.memory_rgb))
+        given = (outs.rgb, outs.direct_rgb, outs.memory_rgb)
+        rgb, direct, memory = (None if x is None else x.clamp(0, 1) for x in given)
+        shown = Outputs(memory_rgb=memory)
         if "rgb" in heads:
-            shown = replace(shown, rgb=clamp(outs.rgb), direct_rgb=clamp(outs.direct_rgb))
+            shown = replace(shown, rgb=rgb, direct_rgb=direct)
         if "depth" in heads and outs.log_depth is not None:
             depth = gauge.depth_to_world(outs.log_depth.exp())
             shown = replace(shown, depth=depth, log_depth=outs.log_depth)
@@ -260,39 +262,46 @@ class SceneModel(nn.Module):
 
     # --- episodes ------------------------------------------------------------------------------
 
-    def forward(self, episode: Episode, schedule: Schedule) -> tuple[SceneState, EpisodeOutputs]:
+    def forward(
+        self, episode: Episode, schedule: Schedule, context: Context | None = None
+    ) -> tuple[SceneState, EpisodeOutputs]:
         """Execute `schedule` over a whole episode, layer by layer: training's form of
         observe-and-query. Gradients reach the slow weights, the learned initial fast weights too.
+
+        context: the ranks that share the episode. Each is given all of it and returns the outputs
+        of its `episode.own_part`; the state is everybody's.
         """
-        inputs, targets, gauge = episode.inputs, episode.targets, episode.gauge
-        batch = inputs.cameras.shape[0]
+        context = context or Context()
+        own, gauge = episode.own_part(context, schedule), episode.gauge
+        batch = episode.inputs.cameras.shape[0]
         state = self._blank_state(batch, gauge)
-        plan = Plan.of(schedule, episode.chunk_views)
-        cameras = gauge.cameras_to_model(inputs.cameras)
-        asked = gauge.cameras_to_model(targets.cameras)
+        whole = Plan.of(schedule, episode.chunk_views)
+        plan = replace(whole, chunk_views=context.own_chunks(whole.chunk_views), context=context)
         # a stream's clock starts with its first timed chunk; without order, with the earliest view
-        arrivals = plan.chunk_views if schedule.is_causal else (plan.num_views,)
-        clock, time_s = state.clock.over_chunks(inputs.time_s, arrivals)
-        asked_s = clock.since_origin(targets.time_s, asked.shape[1])
-        assert inputs.images is not None
-        x: Tensor | None = self.embed(cameras, inputs.images, time_s)
+        arrivals = whole.chunk_views if schedule.is_causal else (whole.num_views,)
+        clock, time_s = state.clock.over_chunks(episode.inputs.time_s, arrivals)
+        own_s = context.cut(time_s, whole.chunk_views)
+        cameras = gauge.cameras_to_model(own.inputs.cameras)
+        asked = gauge.cameras_to_model(own.targets.cameras)
+        asked_s = clock.since_origin(own.targets.time_s, asked.shape[1])
+        assert episode.inputs.images is not None
+        assert own.inputs.images is not None
+        x: Tensor | None = self.embed(cameras, own.inputs.images, own_s)
         frames = maps = None
         if self.sweep is not None:
-            frames = FrameBank(inputs.images, cameras, time_s)
-            maps = self.sweep.features(inputs.images)
+            every = gauge.cameras_to_model(episode.inputs.cameras)
+            frames = FrameBank(episode.inputs.images, every, time_s)
+            maps = self.sweep.features(episode.inputs.images)
         q, sources = self._with_evidence(
-            self.embed(asked, None, asked_s), asked, asked_s, frames, maps, episode.bank_mask
+            self.embed(asked, None, asked_s), asked, asked_s, frames, maps, own.bank_mask
         )
         counts = torch.arange(plan.num_updates, device=x.device).expand(batch, -1)
-        steps = self.config.step.steps(counts)
-        grid = self._grid(cameras)
-        x, q, layers = self._through(self.layers, x, q, state.layers, plan, steps, grid)
+        rest = plan, self.config.step.steps(counts), self._grid(cameras)
+        x, q, layers = self._through(self.layers, x, q, state.layers, *rest)
         clock = replace(clock, chunks=clock.chunks + plan.num_updates)
         final = replace(state, layers=layers, clock=clock, bank=frames)
         seen = self._decode(x, cameras, None, None, None)
-        return final, EpisodeOutputs(
-            self._decode(q, asked, frames, sources, episode.bank_mask), seen
-        )
+        return final, EpisodeOutputs(self._decode(q, asked, frames, sources, own.bank_mask), seen)
 
     # --- shared parts --------------------------------------------------------------------------
 
@@ -387,7 +396,4 @@ class SceneModel(nn.Module):
 
     def _check(self, state: SceneState) -> None:
         if state.fingerprint != self.fingerprint:
-            raise StateError(
-                "this state was written by other weights and can't be read by these: "
-                "replay the capture with these weights"
-            )
+            raise StateError("this state is of other weights: replay the capture with these")

@@ -34,6 +34,7 @@ from everview.kernels.fast_weight import (
 )
 from everview.kernels.rms_norm import rms_normalise
 from everview.models.config import ModelConfig
+from everview.models.context import Context
 from everview.models.elastic import ElasticState
 from everview.models.layers.plan import Plan
 
@@ -210,7 +211,7 @@ class FastWeightMemory(nn.Module):
                 state = self.move(directions[update], state, steps_BU[:, update])
                 update += 1
             else:
-                delta = self.accumulate(_cut(packet, span), state)
+                delta = _total(self.accumulate(_cut(packet, span), state), plan.context)
                 state = self.commit(delta, state, steps_BU[:, update])
                 update += 1
         if not reading:
@@ -234,7 +235,7 @@ class FastWeightMemory(nn.Module):
         )
         weights = FastWeights(self._shared(self.w0, count), None, self._shared(self.w2, count))
         sums = fast_weight_gradient(weights, per_update.keys_values, per_update.rates, self.writes)
-        return self.direction(sums).unflatten(0, (n, count)).unbind(1)
+        return self.direction(plan.context.total(sums)).unflatten(0, (n, count)).unbind(1)
 
     def _shared(self, weight: Tensor, repeats: int) -> Tensor:
         """A frozen matrix for heads whose updates were folded into the batch axis."""
@@ -290,6 +291,16 @@ class FastWeightMemory(nn.Module):
         if self.heads > 1:
             normed = normed.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(-2)
         return x_BVTC + self.out(normed).view(x_BVTC.shape)
+
+
+def _total(delta: Delta, context: Context) -> Delta:
+    """What all ranks of a context write together: sums add up, the momentum's factor is a mean."""
+    if context.count == 1:
+        return delta
+    if not delta.is_sum:
+        raise ValueError("what isn't a sum over tokens can't be divided among ranks")
+    decay = None if delta.decay is None else context.mean(delta.decay)
+    return delta._replace(sums=context.total(delta.sums), decay=decay)
 
 
 def _token_span(views: slice, tokens: int) -> slice:

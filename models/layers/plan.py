@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from everview.models.context import Context
 from everview.models.schedule import Operation, Schedule
 
 
@@ -12,11 +13,13 @@ from everview.models.schedule import Operation, Schedule
 class Plan:
     """Operations over chunks of views.
 
-    operations: what a schedule expands to. chunk_views: views in each chunk, in order.
+    operations: what a schedule expands to. chunk_views: views in each chunk, in order. context:
+    the ranks that hold other views of the same chunks.
     """
 
     operations: tuple[Operation, ...]
     chunk_views: tuple[int, ...]
+    context: Context = Context()  # noqa: RUF009 (frozen)
 
     @staticmethod
     def of(schedule: Schedule, chunk_views: tuple[int, ...]) -> Plan:
@@ -39,7 +42,8 @@ class Plan:
 
     def writes_only(self) -> Plan:
         """The same plan for a layer whose tokens nobody reads afterwards."""
-        return Plan(tuple(op for op in self.operations if op.kind == "update"), self.chunk_views)
+        updates = tuple(op for op in self.operations if op.kind == "update")
+        return replace(self, operations=updates)
 
     def span(self, chunks: tuple[int, ...]) -> slice:
         """The slice of the view axis that these consecutive chunks cover."""

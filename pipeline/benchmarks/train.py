@@ -62,7 +62,7 @@ from everview.pipeline.training.captured import EAGER_USES, CapturedStep
 from everview.pipeline.training.config import OptimiserConfig
 from everview.pipeline.training.losses import episode_loss
 from everview.pipeline.training.optimisers import Optimiser
-from everview.pipeline.training.step import training_step
+from everview.pipeline.training.step import Objective, training_step
 
 _GRADIENT_LIMIT, _LOSS_LIMIT = 0.3, 0.02
 _PICTURE = {"picture": 1.0}
@@ -198,7 +198,7 @@ def _ours(case: Case, setting: Setting) -> Contender:
         if setting.compile_options is not None:
             model.compile_blocks(**setting.compile_options)
         optimiser = Optimiser(model, OptimiserConfig(hidden="adamw", adamw_rate=_RATE))
-        step: Any = partial(training_step, model, optimiser)
+        step: Any = partial(training_step, Objective(model), optimiser)
         if setting.device.type == "cuda":
             step = CapturedStep(step, model, notes.append)
 

@@ -17,27 +17,42 @@ from torch import Tensor
 from everview.datasets.cameras import Cameras
 from everview.models.gauge import Gauge
 from everview.pipeline.training.config import Augmentation
+from everview.pipeline.training.ranks import Share
 
 
 class Chance:
-    """Random tensors of one device from one generator."""
+    """Random tensors of one device from one generator, the first axis scenes.
 
-    def __init__(self, generator: torch.Generator) -> None:
+    share, total: of a batch of `total` scenes only those of the share are wanted. All are drawn
+    and cut, so that a scene's chance doesn't depend on who else trains.
+    """
+
+    def __init__(
+        self, generator: torch.Generator, share: Share | None = None, total: int | None = None
+    ) -> None:
         self.generator = generator
         self.device = generator.device
+        self._share, self._total = share or Share(), total
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Uniform in [low, high)."""
-        values = torch.rand(shape, generator=self.generator, device=self.device)
-        return low + (high - low) * values
+        values = torch.rand(self._drawn(shape), generator=self.generator, device=self.device)
+        return low + (high - low) * values[self._share.positions]
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal."""
-        return torch.randn(shape, generator=self.generator, device=self.device)
+        values = torch.randn(self._drawn(shape), generator=self.generator, device=self.device)
+        return values[self._share.positions]
 
     def event(self, probability: float, *shape: int) -> Tensor:
         """Booleans, true with `probability`."""
         return self.uniform(*shape) < probability
+
+    def _drawn(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        total = shape[0] if self._total is None else self._total
+        if self._share.size(total) != shape[0]:
+            raise ValueError(f"{shape[0]} scenes are not {self._share} of {total}")
+        return total, *shape[1:]
 
 
 def mirror(

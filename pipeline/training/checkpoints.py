@@ -2,7 +2,9 @@
 
 A checkpoint is a directory `step-NNNNNNNN.<attempt>` that holds safetensors, JSON and a
 `MANIFEST.json` with the size and BLAKE2b-128 hash of each. It is written under a name that ends
-in `.tmp`, synchronised to disk, and renamed: the rename is the commit. Reading tries the newest
+in `.tmp`, synchronised to disk, and renamed: the rename is the commit. Several ranks write files of
+their own into the same draft, and one of them seals it once it has everybody's sizes and hashes
+(`checkpoint_writer`). Reading joins the files of one kind, whoever wrote them, and tries the newest
 first; one that does not verify is renamed to `*.bad`, named in a warning, and the one before it
 is used. Nothing committed yet is a fresh start; commits of which none verifies are an error.
 """
@@ -14,7 +16,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,17 @@ class Checkpoint:
     step: int
     tensors: Mapping[str, Mapping[str, Tensor]]
     facts: Mapping[str, Any]
+    name: str = ""
+    """of its directory, when it was read"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a checkpoint, as its manifest lists it."""
+
+    name: str
+    bytes: int
+    blake2b_128: str
 
 
 def commit(directory: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
@@ -44,30 +57,70 @@ def commit(directory: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
 
     An OSError (a full disk) leaves earlier commits untouched and no new one.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    name = f"step-{checkpoint.step:08d}.{uuid.uuid4().hex[:12]}"
-    draft = directory / f"{name}.tmp"
-    draft.mkdir()
+    name = checkpoint_name(checkpoint.step, uuid.uuid4().hex[:12])
+    entries = write_part(directory, name, checkpoint.tensors)
+    return seal(directory, name, checkpoint.step, checkpoint.facts, entries, keep)
+
+
+def checkpoint_name(step: int, attempt: str) -> str:
+    """The name of a commit; attempt: what no other attempt at it is called."""
+    return f"step-{step:08d}.{attempt}"
+
+
+def write_part(
+    directory: Path,
+    name: str,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    rank: int | None = None,
+) -> list[Entry]:
+    """Write these files into the draft of the commit `name`, synchronised. What was written.
+
+    rank: of several that write into one draft, which; part of the files' names. An OSError leaves
+    no draft.
+    """
+    draft = _draft(directory, name)
+    ending = "" if rank is None else f"-{rank}"
     try:
-        for file, tensors in checkpoint.tensors.items():
+        draft.mkdir(parents=True, exist_ok=True)
+        entries = []
+        for kind, values in tensors.items():
             # a copy: safetensors refuses tensors that share storage or are strided
             plain = {
-                key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()
+                key: value.detach().cpu().clone().contiguous() for key, value in values.items()
             }
-            save_file(plain, draft / f"{file}.safetensors")
-        _write_json(draft / "facts.json", dict(checkpoint.facts))
+            path = draft / f"{kind}{ending}.safetensors"
+            save_file(plain, path)
+            entries.append(_finished(path))
+        return entries
+    except OSError:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def seal(
+    directory: Path,
+    name: str,
+    step: int,
+    facts: Mapping[str, Any],
+    entries: Iterable[Entry],
+    keep: int,
+) -> Path:
+    """Turn the draft of `name`, which holds `entries`, into a commit; keep the newest `keep`."""
+    draft, final = _draft(directory, name), directory / name
+    try:
+        _write_json(draft / "facts.json", dict(facts))
+        files = [*entries, _finished(draft / "facts.json")]
         manifest = {
             "schema": SCHEMA,
-            "step": checkpoint.step,
+            "step": step,
             "files": {
-                path.name: {"bytes": path.stat().st_size, "blake2b_128": _hash(path)}
-                for path in sorted(draft.iterdir())
+                file.name: {"bytes": file.bytes, "blake2b_128": file.blake2b_128}
+                for file in sorted(files, key=lambda file: file.name)
             },
         }
         _write_json(draft / MANIFEST, manifest)
-        for path in (*draft.iterdir(), draft):
+        for path in (draft / MANIFEST, draft):
             _synchronise(path)
-        final = directory / name
         draft.rename(final)
         _synchronise(directory)
     except OSError:
@@ -77,8 +130,20 @@ def commit(directory: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
     return final
 
 
+def _draft(directory: Path, name: str) -> Path:
+    return directory / f"{name}.tmp"
+
+
+def _finished(path: Path) -> Entry:
+    """A written file on the disk."""
+    _synchronise(path)
+    return Entry(path.name, path.stat().st_size, _hash(path))
+
+
 def newest(directory: Path, warn: Warn) -> Checkpoint | None:
     """The newest checkpoint below `directory` that verifies; None when nothing was committed.
+
+    Clears unfinished drafts: nobody else may be writing there.
 
     Raises InputRejected when there are commits and none of them verifies.
     """
@@ -87,7 +152,7 @@ def newest(directory: Path, warn: Warn) -> Checkpoint | None:
     committed = _committed(directory)
     for path in committed:
         try:
-            return _read(path)
+            return read(path)
         except InputRejected as error:
             aside = path.with_name(f"{path.name}.bad")
             path.rename(aside)
@@ -99,8 +164,11 @@ def newest(directory: Path, warn: Warn) -> Checkpoint | None:
     return None
 
 
-def _read(path: Path) -> Checkpoint:
-    """The checkpoint at `path`, sizes checked before hashes and hashes before contents."""
+def read(path: Path) -> Checkpoint:
+    """The checkpoint at `path`, sizes checked before hashes and hashes before contents.
+
+    Raises InputRejected where it doesn't verify.
+    """
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         listed = manifest["files"]
@@ -116,12 +184,12 @@ def _read(path: Path) -> Checkpoint:
             if _hash(path / name) != entry["blake2b_128"]:
                 raise InputRejected(f"checkpoint {path.name}: {name} has the wrong hash")
         facts = json.loads((path / "facts.json").read_text())
-        tensors = {
-            Path(name).stem: load_file(path / name)
-            for name in listed
-            if name.endswith(".safetensors")
-        }
-        return Checkpoint(int(manifest["step"]), tensors, facts)
+        tensors: dict[str, dict[str, Tensor]] = {}
+        for name in sorted(listed):
+            if name.endswith(".safetensors"):
+                kind = Path(name).stem.partition("-")[0]
+                tensors.setdefault(kind, {}).update(load_file(path / name))
+        return Checkpoint(int(manifest["step"]), tensors, facts, path.name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputRejected(f"checkpoint {path.name} can't be read ({error})") from error
 

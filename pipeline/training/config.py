@@ -7,6 +7,7 @@ run's progress in [0, 1].
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
@@ -210,6 +211,15 @@ class DataConfig:
         if not any(shape.start == 0 for shape in self.shapes):
             raise ValueError("no episode shape is allowed at the start of the run")
 
+    @property
+    def parts(self) -> int:
+        """Equal parts of every batch and of the pool: what any number of workers can divide.
+
+        Position b of a batch draws from part b % parts, so that a worker needs no other scenes.
+        """
+        blocks = self.pool_scenes // self.refresh_scenes
+        return math.gcd(blocks, *(shape.scenes for shape in self.shapes))
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -225,6 +235,40 @@ class EvaluationConfig:
     """chunk counts of the causal schedule, beside `set`"""
     every_s: float = 240.0
     """seconds between evaluations; one always follows the last step"""
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How one step is cut for memory and for several ranks; no value of it changes what a step is.
+
+    A run may go on with other values, and on another number of workers.
+    """
+
+    micro_scenes: int | None = None
+    """scenes of a rank that go through the model at once, at most; None: all of its share"""
+    context: int = 1
+    """ranks that divide each capture's frames among them; divides the number of workers"""
+    zero: Literal[0, 1, 2, 3] | None = None
+    """DeepSpeed's ZeRO stage; None: no DeepSpeed, every rank holds everything"""
+    offload: bool = False
+    """DeepSpeed keeps the optimiser's state in host memory; stages 1 to 3"""
+    timeout_s: float = 120.0
+    """longest wait for another rank before the run ends with an error that names it"""
+    max_failures: int = 3
+    """failures of workers after which a run on a cluster is given up"""
+
+    def __post_init__(self) -> None:
+        if self.context < 1 or (self.micro_scenes is not None and self.micro_scenes < 1):
+            raise ValueError(f"{self} needs context and micro_scenes of at least 1")
+        if self.offload and not self.zero:
+            raise ValueError("offload needs --parallel.zero 1, 2 or 3: stage 0 divides nothing")
+        if self.timeout_s <= 0:
+            raise ValueError(f"timeout_s {self.timeout_s} is not positive")
+
+    def micro_batches(self, scenes: int) -> int:
+        """Equal groups in which a rank's `scenes` go through the model."""
+        limit = self.micro_scenes or scenes
+        return next(n for n in range(1, scenes + 1) if scenes % n == 0 and scenes // n <= limit)
 
 
 @dataclass(frozen=True)
@@ -247,6 +291,8 @@ class TrainConfig:
     """loss"""
     evaluation: EvaluationConfig = EvaluationConfig()
     """held-out measurement"""
+    parallel: ParallelConfig = ParallelConfig()
+    """micro-batches and several ranks"""
     start_from: str | None = None
     """weights to start from: a name or a folder; None draws new ones"""
     seed: int = 0

@@ -3,6 +3,9 @@
 A step's shape, schedule and chunk count are drawn on the host from a few fixed choices, so that
 compiled code sees few shapes; everything per scene is drawn and gathered on the device.
 
+The step's batch is the same for any number of ranks: chance is drawn for all of it and cut to the
+rank's share, whose views alone are gathered.
+
 Shapes: B scenes, V views, H rows, W columns.
 """
 
@@ -52,7 +55,8 @@ class Draw:
 
 
 class Feeder:
-    """Episodes from a pool; `step` and `progress` decide everything, nothing is remembered."""
+    """Episodes from a pool, of the pool's share of every batch; `step` and `progress` decide
+    everything, nothing is remembered."""
 
     def __init__(self, pool: ScenePool, seed: int) -> None:
         self.pool = pool
@@ -70,13 +74,14 @@ class Feeder:
     def sample(self, draw: Draw, seed: int) -> Episode:
         """An episode of the scenes that are in the pool now."""
         self._generator.manual_seed(seed)
-        return self._sample(draw, Chance(self._generator))
+        return self._sample(draw, Chance(self._generator, self.pool.share, draw.shape.scenes))
 
     @torch.no_grad()
     def _sample(self, draw: Draw, chance: Chance) -> Episode:
         shape, storage = draw.shape, self.pool.storage
+        shape = replace(shape, scenes=self.pool.share.size(shape.scenes))
         augmentation = self.config.augmentation
-        slots = self._slots(draw, chance)[:, None]
+        slots = self._slots(draw, chance, shape.scenes)[:, None]
         views = choose_views(chance, shape, storage.views, augmentation.sparse_share)
         images = storage.images[slots, views]
         depth = storage.depth[slots, views]
@@ -107,14 +112,13 @@ class Feeder:
             bank_mask=~chance.event(draw.memory_share, shape.scenes, shape.targets),
         )
 
-    def _slots(self, draw: Draw, chance: Chance) -> Tensor:
+    def _slots(self, draw: Draw, chance: Chance, count: int) -> Tensor:
         """Scenes of the pool [B]: procedural ones, and a share of scanned ones."""
-        count = draw.shape.scenes
         place = chance.uniform(count)
-        slots = (place * self.pool.procedural).long()
+        slots = self.pool.slots(place)
         if not self.pool.scanned:
             return slots
-        scanned = self.pool.procedural + (place * self.pool.scanned).long()
+        scanned = self.pool.scanned_slots(place)
         return torch.where(chance.event(draw.scan_share, count), scanned, slots)
 
 

@@ -7,6 +7,7 @@ costs, and one set of weights should serve both.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,7 @@ from everview.models.schedule import CHUNK_CAUSAL, SET, Schedule
 from everview.models.views import Views
 from everview.pipeline.training.config import DataConfig, EvaluationConfig, World
 from everview.pipeline.training.precision import mixed_precision
+from everview.pipeline.training.ranks import Ranks
 from everview.pipeline.training.scene_pool import HELD_OUT_SEEDS, RenderScenes, SceneViews
 
 PICTURES = ("rgb", "memory_rgb")
@@ -43,13 +45,20 @@ class HeldOut:
 
 
 def render_held_out(
-    data: DataConfig, config: EvaluationConfig, render: RenderScenes, device: torch.device
+    data: DataConfig,
+    config: EvaluationConfig,
+    render: RenderScenes,
+    device: torch.device,
+    ranks: Ranks | None = None,
 ) -> HeldOut:
     """The first seeds of the held-out range in every world of the training mix.
 
     With cuts and height fields, also when training goes without: ablations share these scenes.
+    Several ranks take worlds in turn.
     """
+    ranks = ranks or Ranks()
     worlds = [replace(world, boolean_cuts=True, height_fields=True) for world in data.worlds]
+    worlds = worlds[ranks.rank :: ranks.size]
     seeds = np.arange(HELD_OUT_SEEDS, HELD_OUT_SEEDS + config.scenes)
     views = config.inputs + config.targets
     scenes = {world_name(world): render(world, seeds, views, data.size, device) for world in worlds}
@@ -66,7 +75,7 @@ def world_name(world: World) -> str:
 
 @torch.no_grad()
 def measure(model: SceneModel, held_out: HeldOut) -> dict[str, float]:
-    """Mean PSNR in dB by `world/schedule/picture`, and means over worlds by `schedule/picture`.
+    """Mean PSNR in dB by `world/schedule/picture`.
 
     `picture` is rgb, or memory_rgb for the memory without its frame bank. Runs uncompiled: its
     shapes occur nowhere else.
@@ -83,12 +92,17 @@ def measure(model: SceneModel, held_out: HeldOut) -> dict[str, float]:
                     truth = known(episode.targets.images)
                     values[f"{world}/{name}/{picture}"] = psnr(known(outputs.targets.rgb), truth)
     model.train(was_training)
-    plain = dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
-    for name, _, _ in held_out.schedules():
-        for picture in PICTURES:
-            of_worlds = [plain[f"{world}/{name}/{picture}"] for world in held_out.scenes]
-            plain[f"{name}/{picture}"] = float(np.mean(of_worlds))
-    return plain
+    if not values:
+        return {}
+    return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
+
+
+def means_over_worlds(measured: Mapping[str, float]) -> dict[str, float]:
+    """What `measure` gives of all worlds, and its means over them by `schedule/picture`."""
+    of_worlds: dict[str, list[float]] = defaultdict(list)
+    for name, value in measured.items():
+        of_worlds[name.partition("/")[2]].append(value)
+    return {**measured, **{name: float(np.mean(values)) for name, values in of_worlds.items()}}
 
 
 def fixed_episode(

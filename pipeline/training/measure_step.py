@@ -62,7 +62,7 @@ def time_step(run: TrainRun, draw: Draw) -> dict[str, Any]:
     episode = run.feeder.sample(draw, seed=0)
 
     def step() -> None:
-        training_step(run.model, run.optimiser, episode, draw.schedule, weights, 1e-3)
+        training_step(run.objective, run.optimiser, episode, draw.schedule, weights, 1e-3)
 
     def forward() -> Any:
         with mixed_precision(run.device):
@@ -96,7 +96,7 @@ def captured_step(run: TrainRun) -> CapturedStep | None:
     """The training step as CUDA graphs, apart from the run's own; None without a GPU."""
     if run.device.type != "cuda":
         return None
-    return CapturedStep(partial(training_step, run.model, run.optimiser), run.model, print)
+    return CapturedStep(partial(training_step, run.objective, run.optimiser), run.model, print)
 
 
 def time_captured(run: TrainRun, draw: Draw, step: CapturedStep | None) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def profile(run: TrainRun, rows: int = 18) -> str:
     with torch.profiler.profile(activities=activities) as profiler:
         for step in range(3):
             episode, schedule = run.feeder.episode(step, 0.0)
-            training_step(run.model, run.optimiser, episode, schedule, weights, 1e-3)
+            training_step(run.objective, run.optimiser, episode, schedule, weights, 1e-3)
         _wait(run.device)
     events = sorted(profiler.key_averages(), key=lambda e: -e.self_device_time_total)
     total = sum(event.self_device_time_total for event in events) or 1

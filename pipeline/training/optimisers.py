@@ -8,13 +8,17 @@ flat vector that holds all other gradients.
 A step is skipped when its gradient is not finite or far larger than usual. That decision stays on
 the device, as a factor of 0 or 1: reading it would make the host wait for the whole backward pass,
 every step.
+
+Several ranks average their gradients first; from then on all do the same.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import NamedTuple
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +26,11 @@ from torch import Tensor, nn
 from everview.kernels.newton_schulz import newton_schulz
 from everview.pipeline.training.config import OptimiserConfig
 from everview.pipeline.training.parameter_groups import HiddenMatrix, split_parameters
+from everview.pipeline.training.pieces import load_pieces, piece_name, whole_sizes
+from everview.pipeline.training.ranks import Ranks
+
+MEAN, SQUARE, MOMENTUM = "mean.", "square.", "momentum."
+"""What the state's tensors are, before the name of the parameter they belong to."""
 
 
 class Verdict(NamedTuple):
@@ -35,37 +44,77 @@ class Verdict(NamedTuple):
     """1 or 0"""
 
 
-class Optimiser:
-    """One update of all of a model's parameters; the state is a flat dictionary of tensors."""
+class Updater(Protocol):
+    """What a training step asks of an optimiser, wherever gradients and state live."""
 
-    def __init__(self, model: nn.Module, config: OptimiserConfig) -> None:
+    ranks: Ranks
+
+    def backward(self, loss: Tensor, of: int) -> None:
+        """Gradients of one of `of` micro-batches, added up to those of their mean."""
+        ...
+
+    def step(self, factor: float | Tensor) -> Verdict:
+        """One update at `factor` times the configured rates."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """This rank's part of everything else that the next step depends on, by `pieces` names."""
+        ...
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up all ranks' `state`, written by any number of them. ValueError if misfit."""
+        ...
+
+    def weights(self) -> dict[str, Tensor]:
+        """This rank's part of the model's weights, by `pieces` names."""
+        ...
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take up all ranks' `weights`. ValueError if misfit."""
+        ...
+
+    def whole(self) -> AbstractContextManager[None]:
+        """A context in which the model holds all of its weights, on every rank."""
+        ...
+
+
+class Optimiser:
+    """One update of all of a model's parameters, which every rank holds whole."""
+
+    def __init__(
+        self, model: nn.Module, config: OptimiserConfig, ranks: Ranks | None = None
+    ) -> None:
         self.config = config
+        self.ranks = ranks or Ranks()
+        self._model = model
         groups = split_parameters(model)
         by_shape: dict[tuple[int, int], list[HiddenMatrix]] = defaultdict(list)
-        rest = [parameter for _, parameter in groups.rest]
+        rest = list(groups.rest)
         self._decayed: list[Tensor] = []
         for matrix in groups.hidden:
             if config.hidden == "muon":
                 by_shape[matrix.shape].append(matrix)
             elif matrix.first_row == 0:
-                rest.append(matrix.parameter)
+                rest.append((matrix.name, matrix.parameter))
                 self._decayed.append(matrix.parameter)
         self._matrices = dict(by_shape)
-        self._rest = rest
+        self._names = [name for name, _ in rest]
+        self._rest = [parameter for _, parameter in rest]
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         device = self._parameters[0].device
-        self._sizes = [parameter.numel() for parameter in rest]
-        flat = torch.zeros(sum(self._sizes), device=device)
-        scalar = torch.zeros((), device=device)
-        self._state = {
-            "adamw.mean": flat,
-            "adamw.square": flat.clone(),
-            "accepted_steps": scalar,
-            "typical_norm": scalar.clone(),
+        self._sizes = [parameter.numel() for parameter in self._rest]
+        self._mean = torch.zeros(sum(self._sizes), device=device)
+        self._square = torch.zeros_like(self._mean)
+        self._momentum = {
+            shape: torch.zeros(len(matrices), *shape, device=device)
+            for shape, matrices in self._matrices.items()
         }
-        for rows, columns in self._matrices:
-            count = len(self._matrices[rows, columns])
-            self._state[f"muon.{rows}x{columns}"] = torch.zeros(count, rows, columns, device=device)
+        self._accepted_steps = torch.zeros((), device=device)
+        self._typical_norm = torch.zeros((), device=device)
+
+    def backward(self, loss: Tensor, of: int = 1) -> None:
+        """See Updater."""
+        (loss / of if of > 1 else loss).backward()
 
     @torch.no_grad()
     def step(self, factor: float | Tensor) -> Verdict:
@@ -76,6 +125,7 @@ class Optimiser:
         for parameter in self._parameters:
             if parameter.grad is None:  # an unused branch: its matrices still share the batch
                 parameter.grad = torch.zeros_like(parameter)
+        self.ranks.mean_gradients(self._parameters)
         verdict = self._judge()
         for shape, matrices in self._matrices.items():
             self._muon(shape, matrices, verdict, factor * self.config.muon_rate)
@@ -85,36 +135,55 @@ class Optimiser:
         return verdict
 
     def state(self) -> dict[str, Tensor]:
-        """Everything the next step depends on, by name; the tensors themselves, not copies."""
-        return dict(self._state)
+        """See Updater; views of the tensors themselves, not copies. Ranks take turns."""
+        return self._dealt(self._whole_state())
 
-    @torch.no_grad()
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take a state written by `state`; ValueError when names or shapes differ."""
-        if state.keys() != self._state.keys():
-            raise ValueError(
-                f"optimiser state names {sorted(state)} differ from {sorted(self._state)}"
-            )
-        for name, value in self._state.items():
-            if state[name].shape != value.shape:
-                raise ValueError(
-                    f"optimiser state {name} has shape {tuple(state[name].shape)}, "
-                    f"expected {tuple(value.shape)}"
-                )
-            value.copy_(state[name])
+    def _whole_state(self) -> dict[str, Tensor]:
+        state = {"accepted_steps": self._accepted_steps, "typical_norm": self._typical_norm}
+        for kind, flat in ((MEAN, self._mean), (SQUARE, self._square)):
+            for name, part in zip(self._names, flat.split(self._sizes), strict=True):
+                state[kind + name] = part
+        for shape, matrices in self._matrices.items():
+            for matrix, momentum in zip(matrices, self._momentum[shape], strict=True):
+                place = matrix.first_row * shape[1]
+                state[piece_name(MOMENTUM + matrix.name, place)] = momentum
+        return state
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """See Updater; nothing is changed where names or shapes differ."""
+        own = self._whole_state()
+        load_pieces(own, state, whole_sizes(own))
+
+    def weights(self) -> dict[str, Tensor]:
+        """See Updater."""
+        return self._dealt(self._model.state_dict())
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """See Updater."""
+        own = self._model.state_dict()
+        load_pieces(own, weights, whole_sizes(own))
+
+    def whole(self) -> AbstractContextManager[None]:
+        """See Updater."""
+        return nullcontext()
+
+    def _dealt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Of what every rank holds, what this one writes down."""
+        names = sorted(tensors)[self.ranks.rank :: self.ranks.size]
+        return {name: tensors[name] for name in names}
 
     def _judge(self) -> Verdict:
         """Norm of the whole gradient, and whether to use it, without leaving the device."""
         norms = torch._foreach_norm([_gradient(p) for p in self._parameters])
         norm = torch.linalg.vector_norm(torch.stack(norms))
-        typical = self._state["typical_norm"]
+        typical = self._typical_norm
         limit = torch.where(typical > 0, typical * self.config.skip_above, torch.inf)
         accepted = (torch.isfinite(norm) & (norm <= limit)).float()
         scale = torch.where(accepted > 0, self.config.clip / norm.clamp(min=self.config.clip), 0.0)
         # the running mean also moves, slowly, when a step is refused: no run is refused for ever
         seen = torch.where(torch.isfinite(norm), torch.minimum(norm, limit), typical)
         typical.copy_(torch.where(typical > 0, typical.lerp(seen, 0.02), seen))
-        self._state["accepted_steps"].add_(accepted)
+        self._accepted_steps.add_(accepted)
         return Verdict(norm, scale, accepted)
 
     def _muon(
@@ -127,7 +196,7 @@ class Optimiser:
         gradient = torch.stack([matrix.of(_gradient(matrix.parameter)) for matrix in matrices])
         # not a product: 0 x NaN would let a refused gradient through
         gradient = torch.where(verdict.accepted > 0, gradient * verdict.scale, 0.0)
-        mean = self._state[f"muon.{shape[0]}x{shape[1]}"]
+        mean = self._momentum[shape]
         change = (1 - self.config.muon_momentum) * verdict.accepted
         mean.lerp_(gradient, change)
         ahead = gradient.lerp(mean, self.config.muon_momentum)
@@ -138,12 +207,12 @@ class Optimiser:
         torch._foreach_sub_(values, list((update * (rate * verdict.accepted)).unbind(0)))
 
     def _adamw(self, verdict: Verdict, rate: float | Tensor) -> None:
-        config, state = self.config, self._state
+        config = self.config
         if not self._rest:
             return
         gradient = torch.cat([_gradient(parameter).flatten() for parameter in self._rest])
         gradient = torch.where(verdict.accepted > 0, gradient * verdict.scale, 0.0)
-        mean, square, count = state["adamw.mean"], state["adamw.square"], state["accepted_steps"]
+        mean, square, count = self._mean, self._square, self._accepted_steps
         mean.lerp_(gradient, (1 - config.beta1) * verdict.accepted)
         square.lerp_(gradient.square(), (1 - config.beta2) * verdict.accepted)
         mean_hat = mean / (1 - config.beta1**count).clamp(min=1e-12)

@@ -10,7 +10,7 @@ from everview.pipeline.training.config import LossConfig
 from everview.pipeline.training.losses import Perceptual
 
 STRIDE = 2
-"""Every n-th image counts: AlexNet on all of them would cost more than it teaches."""
+"""Every n-th target of a scene counts: AlexNet on all would cost more than it teaches."""
 
 
 def open_perceptual(config: LossConfig, device: torch.device) -> Perceptual | None:
@@ -35,7 +35,7 @@ def open_perceptual(config: LossConfig, device: torch.device) -> Perceptual | No
         ) from error
 
     def distance(images: Tensor, truth: Tensor) -> Tensor:
-        shown = images[::STRIDE].clamp(0, 1)
-        return network(shown, truth[::STRIDE], normalize=True).float().mean()
+        shown, right = (views[:, ::STRIDE].flatten(0, 1) for views in (images, truth))
+        return network(shown.clamp(0, 1), right, normalize=True).float().mean()
 
     return distance

@@ -7,6 +7,7 @@ the host waits.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
+from everview.pipeline.training.losses import BANK_MEANS
 from everview.pipeline.training.step import StepResult
 
 CURVE = "metrics.jsonl"
@@ -62,7 +64,7 @@ class Recent:
         return len(self._results)
 
     def fetch(self) -> dict[str, float]:
-        """Means over the remembered steps, each part where it had a weight; then forget them."""
+        """Means over the remembered steps, each part where it had a value; then forget them."""
         columns: dict[str, list[Tensor]] = {}
         for result in self._results:
             scalars = {**result.losses, "gradient_norm": result.gradient_norm}
@@ -73,7 +75,9 @@ class Recent:
         if not columns:
             return {}
         means = torch.stack([torch.stack(column).nanmean() for column in columns.values()])
-        return dict(zip(columns, means.tolist(), strict=True))
+        values = dict(zip(columns, means.tolist(), strict=True))
+        without = [name for name in BANK_MEANS if math.isnan(values.get(name, 0.0))]
+        return {name: value for name, value in values.items() if name not in without}
 
 
 class Reporter:
@@ -94,13 +98,23 @@ class Reporter:
     def progress(self, line: Mapping[str, Any]) -> None:
         """How far the run is, from a line of the curve."""
         text = (
-            f"step {line['step']}  loss {line['loss']:.4f}  rgb {line['rgb']:.5f}  "
+            f"step {line['step']}  loss {line['loss']:.4f}  rgb {line.get('rgb', math.nan):.5f}  "
             f"norm {line['gradient_norm']:.2f}  {line['ms_per_step']:.0f} ms/step"
         )
         if self._bar is not None:
             self._bar.update(self._task, completed=line["progress"], text=text)
         else:
             self.say(f"{line['progress']:6.1%}  {line['elapsed_s']:7.1f} s  {text}")
+
+
+class Silent(Reporter):
+    """What the ranks that don't lead report to."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+
+    def say(self, text: str) -> None:
+        """Nothing."""
 
 
 @contextmanager

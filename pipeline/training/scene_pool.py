@@ -5,8 +5,9 @@ depths in one tensor on the device, an episode is an index into it, and new scen
 place, a block at a time, so that no scene is seen more than a bounded number of times.
 
 What the pool holds is a function of (seed, step): block k of the endless sequence of blocks has a
-fixed world and fixed scene seeds, and step n has replaced the first n / interval blocks beyond the
-first filling. A resumed run rebuilds the same pool.
+fixed world and fixed scene seeds, lies in part k % parts of the pool, and is replaced, together
+with one block of every other part, every `interval` steps. A resumed run rebuilds the same pool,
+and of several ranks each holds and renders the parts that its share of a batch draws from.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from everview.pipeline.training.config import DataConfig, World
+from everview.pipeline.training.ranks import Share
 
 HELD_OUT_SEEDS = 10**9
 """Scene seeds from here on are never trained on."""
@@ -77,7 +79,10 @@ RenderScenes = Callable[[World, np.ndarray, int, int, torch.device], SceneViews]
 
 
 class ScenePool:
-    """Procedural scenes that are replaced round robin, followed by scanned ones that stay."""
+    """Procedural scenes that are replaced round robin, followed by scanned ones that stay.
+
+    share: of the pool's parts. scans: those of the share, in order of parts (`scanned_scenes`).
+    """
 
     def __init__(
         self,
@@ -86,13 +91,17 @@ class ScenePool:
         device: torch.device,
         render: RenderScenes,
         scans: SceneViews | None = None,
+        share: Share | None = None,
     ) -> None:
         self.config = config
-        self.procedural = config.pool_scenes
+        self.share = share or Share()
+        self._parts = range(config.parts)[self.share.positions]
+        self.part_scenes = config.pool_scenes // config.parts
+        self.procedural = self.part_scenes * len(self._parts)
         self.scanned = scans.scenes if scans is not None else 0
         self._seed = seed
         self.render = render
-        self._blocks = config.pool_scenes // config.refresh_scenes
+        self._rounds = self.part_scenes // config.refresh_scenes
         self._filled = 0
         self.storage = empty_views(
             self.procedural + self.scanned, config.views, config.size, device
@@ -107,27 +116,45 @@ class ScenePool:
 
     @property
     def interval(self) -> int:
-        """Steps between two replaced blocks, so that a scene is seen `reuse` times on average."""
+        """Steps between two rounds of replacement, one block of every part: so many that a scene
+        is seen `reuse` times on average. All ranks render at the same step, and none waits."""
         scenes = max(shape.scenes for shape in self.config.shapes)
-        return max(1, round(self.config.reuse * self.config.refresh_scenes / scenes))
+        replaced = self.config.refresh_scenes * self.config.parts
+        return max(1, round(self.config.reuse * replaced / scenes))
 
     def advance(self, step: int) -> int:
         """Bring the pool to where step `step` finds it; the number of scenes rendered for that."""
-        wanted = self._blocks + step // self.interval
-        first = max(self._filled, wanted - self._blocks)
-        for block in range(first, wanted):
-            self._fill(block)
+        wanted = self._rounds + step // self.interval
+        first = max(self._filled, wanted - self._rounds)
+        for number in range(first, wanted):
+            for place, part in enumerate(self._parts):
+                slot = place * self._rounds + number % self._rounds
+                self._fill(number * self.config.parts + part, slot)
         self._filled = max(self._filled, wanted)
-        return max(0, wanted - first) * self.config.refresh_scenes
+        return max(0, wanted - first) * len(self._parts) * self.config.refresh_scenes
 
-    def _fill(self, block: int) -> None:
+    def slots(self, place: Tensor) -> Tensor:
+        """Procedural scenes [B] of storage for a share of a batch; place [B] in [0, 1): where in
+        its part each position draws."""
+        return self._local(place, self.part_scenes)
+
+    def scanned_slots(self, place: Tensor) -> Tensor:
+        """The same among the scanned scenes."""
+        return self.procedural + self._local(place, self.scanned // len(self._parts))
+
+    def _local(self, place: Tensor, each: int) -> Tensor:
+        # positions of a share meet its parts in turn
+        parts = torch.arange(len(place), device=place.device) % len(self._parts)
+        return parts * each + (place * each).long()
+
+    def _fill(self, block: int, slot: int) -> None:
         size = self.config.refresh_scenes
         world = self.world_of(block)
         # a large odd step spreads the runs' seeds; sequences of different runs may overlap
         start = (self._seed * 7_368_787 + block * size) % (HELD_OUT_SEEDS - size)
         seeds = np.arange(start, start + size)
         views = self.render(world, seeds, self.config.views, self.config.size, self.device)
-        self.storage.write(block % self._blocks * size, views)
+        self.storage.write(slot * size, views)
 
     def world_of(self, block: int) -> World:
         """The world of block `block`: shares are met closely over any stretch of blocks."""

@@ -12,6 +12,7 @@ from everview.datasets.procedural import draw_cameras, draw_scenes, render_views
 from everview.datasets.shards import PosedScene, open_shards
 from everview.pipeline.errors import UsageError
 from everview.pipeline.training.config import DataConfig, World
+from everview.pipeline.training.ranks import Share
 from everview.pipeline.training.scene_pool import SceneViews
 
 
@@ -50,12 +51,15 @@ def render_scenes(
     )
 
 
-def scanned_scenes(data: DataConfig, seed: int, device: torch.device) -> SceneViews | None:
+def scanned_scenes(
+    data: DataConfig, seed: int, device: torch.device, share: Share | None = None
+) -> SceneViews | None:
     """Views of scenes from the shards in `data.scans`, on `device`; None without a place.
 
     Each scene's views are cut into disjoint ones of `data.views`; of these, `data.scan_scenes` at
-    most are kept, chosen by `seed`. Raises UsageError when the set is held out, has another size,
-    or no scene with enough views.
+    most are kept, chosen by `seed` and dealt to the pool's parts in turn (the first ones twice
+    where they don't go round). share: of the parts, in whose order the scenes are. Raises
+    UsageError when the set is held out, has another size, or no scene with enough views.
     """
     if data.scans is None:
         return None
@@ -80,10 +84,12 @@ def scanned_scenes(data: DataConfig, seed: int, device: torch.device) -> SceneVi
             "prepare it with more --views or lower --data.views"
         )
     random = np.random.default_rng([seed, len(parts)])
-    chosen = random.permutation(len(parts))[: data.scan_scenes]
+    kept = random.permutation(len(parts))[: data.scan_scenes]
+    dealt = np.resize(kept, (-(-len(kept) // data.parts), data.parts)).T
+    chosen = dealt[(share or Share()).positions].ravel()
     made: dict[int, SceneViews] = {}
     # in the order of the shards, so that each is read once
-    for number in sorted(chosen.tolist()):
+    for number in sorted(set(chosen.tolist())):
         index, part = parts[number]
         made[number] = _stored(shards.scene(index), part, data.views, device)
     ordered = [made[number] for number in chosen.tolist()]

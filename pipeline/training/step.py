@@ -7,19 +7,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from everview.models.context import Context
 from everview.models.episode import Episode
 from everview.models.scene_model import SceneModel
 from everview.models.schedule import Schedule
-from everview.pipeline.training.losses import LossWeights, Perceptual, episode_loss
-from everview.pipeline.training.optimisers import Optimiser
+from everview.pipeline.training.losses import (
+    LossWeights,
+    Perceptual,
+    bank_means,
+    bank_split,
+    episode_loss,
+)
+from everview.pipeline.training.optimisers import Updater
 from everview.pipeline.training.precision import mixed_precision
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did; scalars on the device, detached."""
+    """What one step did, on all ranks; scalars on the device, detached."""
 
     losses: dict[str, Tensor]
     """each part before its weight, and `loss`, their weighted sum"""
@@ -31,31 +39,67 @@ class StepResult:
     """patches of inputs and targets that went through the model"""
 
 
+class Objective(nn.Module):
+    """A model and what it is trained on: the loss of an episode.
+
+    `perceptual` is needed when it has a weight. context: the ranks that share every capture.
+    """
+
+    def __init__(
+        self,
+        model: SceneModel,
+        perceptual: Perceptual | None = None,
+        context: Context | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.perceptual = perceptual
+        self.context = context or Context()
+
+    def forward(
+        self, episode: Episode, schedule: Schedule, weights: LossWeights
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """The loss, its parts before their weights (`episode_loss`), and `bank_split`.
+
+        Runs under bfloat16 autocast on a GPU and in float32 on a CPU.
+        """
+        with mixed_precision(self.model.device):
+            _, outputs = self.model(episode, schedule, self.context)
+        own = episode.own_part(self.context, schedule)
+        loss, parts = episode_loss(outputs, own, weights, self.perceptual, self.context)
+        return loss, parts, bank_split(outputs, own)
+
+
 def training_step(
-    model: SceneModel,
-    optimiser: Optimiser,
+    objective: Objective,
+    optimiser: Updater,
     episode: Episode,
     schedule: Schedule,
     weights: LossWeights,
     rate_factor: float | Tensor,
-    perceptual: Perceptual | None = None,
+    micro_batches: int = 1,
 ) -> StepResult:
     """Forward, loss, backward, clip, update, for one episode at `rate_factor` of the full rate.
 
-    Runs under bfloat16 autocast on a GPU and in float32 on a CPU. The weights and the factor are
-    numbers, or scalars on the device (`everview.pipeline.training.captured`). `perceptual` is
-    needed when it has a weight.
+    episode: this rank's scenes, which go through the model in `micro_batches` equal groups. The
+    weights and the factor are numbers, or scalars on the device
+    (`everview.pipeline.training.captured`).
     """
-    with mixed_precision(model.device):
-        _, outputs = model.forward(episode, schedule)
-    loss, parts = episode_loss(outputs, episode, weights, perceptual)
-    loss.backward()
+    means, splits = [], []
+    for part in episode.micro_batches(micro_batches):
+        loss, parts, split = objective(part, schedule, weights)
+        optimiser.backward(loss, micro_batches)
+        means.append(torch.stack([loss.detach(), *(term.detach() for term in parts.values())]))
+        splits.append(split)
+    told = torch.cat([torch.stack(means).mean(0).float(), torch.stack(splits).sum(0)])
+    told = optimiser.ranks.mean(told)
     verdict = optimiser.step(rate_factor)
+    losses = dict(zip(("loss", *parts), told.unbind(), strict=False))
     return StepResult(
-        losses={"loss": loss.detach(), **{name: part.detach() for name, part in parts.items()}},
+        losses={**losses, **bank_means(told[-4:])},
         gradient_norm=verdict.norm,
         accepted=verdict.accepted,
-        tokens=count_tokens(episode, model.config.patch),
+        tokens=count_tokens(episode, objective.model.config.patch) * optimiser.ranks.share.count,
     )
 
 

@@ -26,17 +26,11 @@ import torch
 
 from everview.pipeline.training.config import TrainConfig
 from everview.pipeline.training.learning_rate import Budget
-from everview.pipeline.training.loop import (
-    TrainRun,
-    compile_run,
-    open_run,
-    publish,
-    train,
-    training_facts,
-)
+from everview.pipeline.training.loop import compile_run, train
 from everview.pipeline.training.measure_step import time_scenes, time_steps
 from everview.pipeline.training.reporting import CURVE, Reporter
 from everview.pipeline.training.samples import write_samples
+from everview.pipeline.training.train_run import TrainRun, open_run, publish, training_facts
 from everview.workflows.recipes import find_recipe
 
 PART_BYTES = 15 * 2**20

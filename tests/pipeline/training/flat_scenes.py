@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from everview.datasets.cameras import Cameras
-from everview.pipeline.training.config import World
+from everview.models import config as models
+from everview.pipeline.training.config import (
+    DataConfig,
+    EpisodeShape,
+    EvaluationConfig,
+    TrainConfig,
+    World,
+)
+from everview.pipeline.training.learning_rate import Budget, RateSchedule
 from everview.pipeline.training.scene_pool import SceneViews
 
 
@@ -38,4 +48,32 @@ def render_planes(
         c2w_cv=poses.to(device),
         time_s=(time if world.dynamic else torch.full_like(time, torch.nan)).to(device),
         moving=torch.full((scenes,), world.dynamic, device=device),
+    )
+
+
+def render_for_a_run(world, seeds, views, size, device, samples_per_pixel):
+    """`render_planes` with the signature of `sources.render_scenes`."""
+    return render_planes(world, seeds, views, size, device)
+
+
+def plane_run(steps: int) -> TrainConfig:
+    """A run of `steps` steps on two worlds of planes, whose batches have two parts."""
+    return TrainConfig(
+        name="planes",
+        budget=Budget(steps=steps),
+        model=replace(models.tiny(), stack="WTF"),
+        data=DataConfig(
+            worlds=(World("room"), World("room", dynamic=True)),
+            size=16,
+            views=8,
+            pool_scenes=4,
+            refresh_scenes=2,
+            reuse=2,
+            shapes=(EpisodeShape(2, 4, 2, (1, 2, 4)),),
+        ),
+        rate=RateSchedule(warm_up_steps=2),
+        evaluation=EvaluationConfig(scenes=2, inputs=4, targets=2, chunks=(1, 2), every_s=1e9),
+        device="cpu",
+        commit_every_s=1e9,
+        report_every=1,
     )

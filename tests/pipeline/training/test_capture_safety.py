@@ -17,7 +17,7 @@ from everview.models.schedule import CHUNK_CAUSAL, SCHEDULES
 from everview.pipeline.training.config import LossConfig, OptimiserConfig
 from everview.pipeline.training.losses import episode_loss
 from everview.pipeline.training.optimisers import Optimiser
-from everview.pipeline.training.step import training_step
+from everview.pipeline.training.step import Objective, training_step
 from tests.models.crossings import Crossings, pretend_gpu
 from tests.pipeline.training.flat_episode import plane_episode
 
@@ -62,7 +62,7 @@ def test_the_whole_step_needs_no_values(config, schedule, monkeypatch):
     episode = plane_episode(0, 2, "meta")
     weights, factor = scalars("meta")
     with Crossings("meta") as crossings:
-        training_step(model, optimiser, episode, schedule, weights, factor)
+        training_step(Objective(model), optimiser, episode, schedule, weights, factor)
     assert crossings.found == []
 
 

@@ -15,7 +15,7 @@ from everview.models.schedule import CHUNK_CAUSAL, SET
 from everview.pipeline.training.captured import EAGER_USES, CapturedStep
 from everview.pipeline.training.config import OptimiserConfig
 from everview.pipeline.training.optimisers import Optimiser
-from everview.pipeline.training.step import training_step
+from everview.pipeline.training.step import Objective, training_step
 from tests.pipeline.training.flat_episode import plane_episode
 
 pytestmark = [
@@ -47,7 +47,9 @@ def steps_of_a_run(count):
 def run(model, captured):
     """Losses of every step, and the weights after the last."""
     said = []
-    update = partial(training_step, model, Optimiser(model, OptimiserConfig(muon_rate=1e-3)))
+    update = partial(
+        training_step, Objective(model), Optimiser(model, OptimiserConfig(muon_rate=1e-3))
+    )
     if captured:
         update = CapturedStep(update, model, said.append)
     results = [update(*step) for step in steps_of_a_run(48)]
@@ -70,7 +72,7 @@ def test_captured_and_plain_runs_are_as_alike_as_two_plain_runs(compiled):
 
 def recorded(model, optimiser, episode, weights):
     """A step whose form has its graph."""
-    step = CapturedStep(partial(training_step, model, optimiser), model, pytest.fail)
+    step = CapturedStep(partial(training_step, Objective(model), optimiser), model, pytest.fail)
     for _ in range(EAGER_USES + 1):
         step(episode, CHUNK_CAUSAL, weights, 1.0)
     assert all(form.replay is not None for form in step._forms.values())
@@ -112,7 +114,7 @@ def test_a_step_that_cannot_be_captured_goes_on_as_it_was():
     """A host wait inside the step: one line says so, and every update is made exactly once."""
 
     def waiting(model, optimiser, episode, schedule, weights, rate_factor):
-        result = training_step(model, optimiser, episode, schedule, weights, rate_factor)
+        result = training_step(Objective(model), optimiser, episode, schedule, weights, rate_factor)
         assert result.losses["loss"].item() > 0
         return result
 

@@ -11,54 +11,25 @@ from dataclasses import replace
 import pytest
 import torch
 
-from everview.models import config as models
 from everview.models.weight_files import load_model
 from everview.pipeline.errors import InputRejected, UsageError
-from everview.pipeline.training import loop
+from everview.pipeline.training import train_run
 from everview.pipeline.training.checkpoints import newest
-from everview.pipeline.training.config import (
-    DataConfig,
-    EpisodeShape,
-    EvaluationConfig,
-    TrainConfig,
-    World,
-)
 from everview.pipeline.training.learning_rate import Budget, RateSchedule
-from everview.pipeline.training.loop import CHECKPOINTS, train
+from everview.pipeline.training.loop import train
 from everview.pipeline.training.reporting import CURVE, Curve
+from everview.pipeline.training.train_run import CHECKPOINTS, plain
 from everview.workflows.recipes import RECIPES
-from tests.pipeline.training.flat_scenes import render_planes
+from tests.pipeline.training.flat_scenes import plane_run, render_for_a_run
 
 STEPS = 6
-CONFIG = TrainConfig(
-    name="planes",
-    budget=Budget(steps=STEPS),
-    model=replace(models.tiny(), stack="WTF"),
-    data=DataConfig(
-        worlds=(World("room"), World("room", dynamic=True)),
-        size=16,
-        views=8,
-        pool_scenes=4,
-        refresh_scenes=2,
-        reuse=2,
-        shapes=(EpisodeShape(2, 4, 2, (1, 2, 4)),),
-    ),
-    rate=RateSchedule(warm_up_steps=2),
-    evaluation=EvaluationConfig(scenes=2, inputs=4, targets=2, chunks=(1, 2), every_s=1e9),
-    device="cpu",
-    commit_every_s=1e9,
-    report_every=1,
-)
+CONFIG = plane_run(STEPS)
 
 
 @pytest.fixture(autouse=True)
 def planes(monkeypatch):
     """Scenes that cost nothing; everything else is the real thing."""
-
-    def render(world, seeds, views, size, device, samples_per_pixel):
-        return render_planes(world, seeds, views, size, device)
-
-    monkeypatch.setattr(loop, "render_scenes", render)
+    monkeypatch.setattr(train_run, "render_scenes", render_for_a_run)
 
 
 def last_commit(out):
@@ -183,7 +154,7 @@ def test_weights_load_and_carry_their_card(tmp_path):
 def test_every_recipe_is_complete_and_named_after_itself(name):
     config = RECIPES[name]()
     assert config.name == name
-    assert json.loads(json.dumps(loop.plain(config))) == loop.plain(config)
+    assert json.loads(json.dumps(plain(config))) == plain(config)
     for shape in config.data.shapes:
         assert shape.inputs + shape.targets <= config.data.views
 

@@ -160,7 +160,8 @@ def test_gradients_are_clipped_to_the_global_norm():
     optimiser = Optimiser(model, config)
     verdict = optimiser.step(1.0)
     torch.testing.assert_close(verdict.norm, norm)
-    torch.testing.assert_close(optimiser.state()["adamw.mean"].norm(), torch.tensor(0.5))
+    means = [value.flatten() for name, value in optimiser.state().items() if name[:5] == "mean."]
+    torch.testing.assert_close(torch.cat(means).norm(), torch.tensor(0.5))
 
 
 def test_a_branch_without_gradient_stays_where_it_is():
@@ -175,6 +176,10 @@ def test_state_of_another_model_is_refused():
     optimiser = Optimiser(Stack(), OptimiserConfig())
     with pytest.raises(ValueError, match="names"):
         optimiser.load_state({})
-    state = {name: value[..., :1] for name, value in optimiser.state().items() if value.ndim}
+    state = optimiser.state()
     with pytest.raises(ValueError, match="shape"):
-        optimiser.load_state({**optimiser.state(), **state})
+        optimiser.load_state({**state, "mean.head.bias": torch.zeros(1)})
+    with pytest.raises(ValueError, match="gap"):
+        optimiser.load_state(
+            {name: value for name, value in state.items() if not name.endswith("@2304")}
+        )

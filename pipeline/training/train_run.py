@@ -1,0 +1,252 @@
+"""A training run in progress: opened or continued, measured, committed, published."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from everview.models.scene_model import SceneModel
+from everview.models.weight_files import load_model, save_weights
+from everview.pipeline.errors import EnvironmentUnfit, InputRejected, UsageError
+from everview.pipeline.training.captured import CapturedStep, Step
+from everview.pipeline.training.checkpoint_writer import CheckpointWriter
+from everview.pipeline.training.checkpoints import Checkpoint, newest, read
+from everview.pipeline.training.config import TrainConfig
+from everview.pipeline.training.exchange import Exchange
+from everview.pipeline.training.feeding import Feeder
+from everview.pipeline.training.held_out import HeldOut, means_over_worlds, measure, render_held_out
+from everview.pipeline.training.model_card import model_card
+from everview.pipeline.training.optimisers import Optimiser, Updater
+from everview.pipeline.training.perceptual import open_perceptual
+from everview.pipeline.training.reporting import Curve, Recent, Reporter
+from everview.pipeline.training.scene_pool import ScenePool
+from everview.pipeline.training.sources import render_scenes, scanned_scenes
+from everview.pipeline.training.step import Objective, training_step
+
+CHECKPOINTS = "checkpoints"
+WEIGHTS = "weights"
+# settings of a run that may change between its attempts without making it another run
+_OPERATIONAL = (
+    "device", "compile", "capture", "parallel", "commit_every_s", "keep", "report_every",
+)  # fmt: skip
+MEASURING_PATIENCE = 20.0
+"""Ranks measure held-out scenes at different speeds; nobody is lost for that."""
+
+
+@dataclass
+class TrainRun:
+    """A run in progress, as one rank has it: everything that the loop reads and changes."""
+
+    config: TrainConfig
+    out: Path
+    device: torch.device
+    model: SceneModel
+    objective: Objective
+    optimiser: Updater
+    feeder: Feeder
+    held_out: HeldOut
+    """of the worlds that this rank measures"""
+    update: Step
+    """`training_step`, as it is or as a CUDA graph"""
+    exchange: Exchange
+    writer: CheckpointWriter
+    step: int = 0
+    elapsed_s: float = 0.0
+    tokens: int = 0
+    recent: Recent = field(default_factory=Recent)
+    last_line: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent."""
+        return self.config.budget.progress(self.step, self.elapsed_s)
+
+
+def open_run(
+    config: TrainConfig,
+    out: Path,
+    report: Reporter,
+    exchange: Exchange | None = None,
+    may_change: tuple[str, ...] = (),
+) -> TrainRun:
+    """A new run, or the one that `out` holds, brought to where its last checkpoint left it.
+
+    exchange: with the other ranks. may_change: settings that may differ from the checkpoint's,
+    beside the operational ones.
+    """
+    exchange = exchange or Exchange()
+    ranks = exchange.ranks
+    ranks.check(config.data.parts)
+    device = choose_device(config.device)
+    torch.manual_seed(config.seed)
+    model = load_model(config.start_from) if config.start_from else SceneModel(config.model)
+    model = model.to(device).train().requires_grad_(True)
+    render = partial(render_scenes, samples_per_pixel=config.data.samples_per_pixel)
+    scans = scanned_scenes(config.data, config.seed, device, ranks.share)
+    pool = ScenePool(config.data, config.seed, device, render, scans, ranks.share)
+    objective = Objective(model, open_perceptual(config.loss, device), ranks.context)
+    optimiser = Optimiser(model, config.optimiser, ranks)
+    run = TrainRun(
+        config=config,
+        out=out,
+        device=device,
+        model=model,
+        objective=objective,
+        optimiser=optimiser,
+        feeder=Feeder(pool, config.seed),
+        held_out=render_held_out(config.data, config.evaluation, render, device, ranks),
+        update=_update(config, device, objective, optimiser, report),
+        exchange=exchange,
+        writer=CheckpointWriter(out / CHECKPOINTS, exchange, config.keep),
+    )
+    checkpoint = _last_commit(run, report)
+    if checkpoint is None:
+        report.say("no checkpoint yet: starting at step 0")
+    else:
+        restore(run, checkpoint, may_change)
+        report.say(f"continuing at step {run.step}")
+    return run
+
+
+def _update(
+    config: TrainConfig,
+    device: torch.device,
+    objective: Objective,
+    optimiser: Updater,
+    report: Reporter,
+) -> Step:
+    """The training step with all that stays the same given."""
+
+    def update(episode, schedule, weights, rate_factor):  # type: ignore[no-untyped-def]
+        count = config.parallel.micro_batches(episode.inputs.cameras.shape[0])
+        return training_step(objective, optimiser, episode, schedule, weights, rate_factor, count)
+
+    if config.capture and device.type == "cuda":
+        return CapturedStep(update, objective.model, report.say)
+    return update
+
+
+def _last_commit(run: TrainRun, report: Reporter) -> Checkpoint | None:
+    """The newest checkpoint that verifies, the same for all ranks: the leader chooses."""
+    exchange, folder = run.exchange, run.out / CHECKPOINTS
+    if exchange.ranks.size == 1:
+        return newest(folder, report.say)
+    if exchange.ranks.leads:
+        try:
+            found = newest(folder, report.say)
+        except InputRejected as error:
+            exchange.tell("resume", {"error": str(error)})
+            raise
+        exchange.tell("resume", {"name": None if found is None else found.name})
+        return found
+    said = exchange.hear("resume", 0, MEASURING_PATIENCE)
+    if "error" in said:
+        raise InputRejected(said["error"])
+    return None if said["name"] is None else read(folder / said["name"])
+
+
+def evaluate(run: TrainRun, curve: Curve | None, report: Reporter) -> None:
+    """Measure the held-out scenes; one line on the screen and one in the curve."""
+    with run.optimiser.whole():
+        own = measure(run.model, run.held_out)
+    parts = run.exchange.gather(f"measured/{run.step}", own, MEASURING_PATIENCE)
+    run.measured = means_over_worlds({name: v for part in parts for name, v in part.items()})
+    if curve is not None:
+        line = {"step": run.step, "elapsed_s": run.elapsed_s, "held_out": run.measured}
+        curve.append(line)
+    means = [f"{name} {value:.2f}" for name, value in run.measured.items() if name.count("/") == 1]
+    report.say(f"held out at step {run.step}, PSNR in dB: {', '.join(means)}")
+
+
+def commit_run(run: TrainRun) -> None:
+    """Start writing a checkpoint that the same call continues from, on any number of ranks."""
+    tensors = {"model": run.optimiser.weights(), "optimiser": run.optimiser.state()}
+    if run.exchange.ranks.leads:
+        tensors["random"] = {"torch": torch.get_rng_state()}
+    facts = {
+        "step": run.step,
+        "elapsed_s": run.elapsed_s,
+        "tokens": run.tokens,
+        "line": run.last_line,
+        "ranks": run.exchange.ranks.size,
+        "config": plain(run.config),
+    }
+    run.writer.submit(run.step, tensors, facts)
+
+
+def restore(run: TrainRun, checkpoint: Checkpoint, may_change: tuple[str, ...] = ()) -> None:
+    """Take a checkpoint up; a run that it doesn't fit is ended, never left half loaded."""
+    may_change = (*_OPERATIONAL, *may_change)
+    changed = _difference(checkpoint.facts["config"], plain(run.config), may_change)
+    if changed:
+        raise UsageError(
+            f"{run.out} holds a run with another {changed}; choose another directory or --fresh"
+        )
+    try:
+        run.optimiser.load_weights(checkpoint.tensors["model"])
+        run.optimiser.load_state(checkpoint.tensors["optimiser"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise InputRejected(
+            f"the checkpoint in {run.out} does not fit its own recipe: {error}"
+        ) from error
+    torch.set_rng_state(checkpoint.tensors["random"]["torch"])
+    run.step = checkpoint.step
+    run.elapsed_s = float(checkpoint.facts["elapsed_s"])
+    run.tokens = int(checkpoint.facts["tokens"])
+    run.last_line = dict(checkpoint.facts["line"])
+
+
+def publish(run: TrainRun, folder: Path | None = None, bits: int = 8) -> Path:
+    """Write the weights with their card, by default where the run keeps its result."""
+    facts = training_facts(run)
+    folder = folder or run.out / WEIGHTS / run.config.name
+    with run.optimiser.whole():
+        if run.exchange.ranks.leads:
+            card = model_card(run.config, facts)
+            save_weights(run.model, folder, card, bits=bits, facts=facts)
+    return folder
+
+
+def training_facts(run: TrainRun) -> dict[str, Any]:
+    """What the weights' card and the run's metrics say: loss, step, tokens, minutes, PSNR."""
+    on_gpu = run.device.type == "cuda"
+    return {
+        "loss": run.last_line.get("loss"),
+        "step": run.step,
+        "tokens": run.tokens,
+        "minutes": round(run.elapsed_s / 60, 2),
+        "device": torch.cuda.get_device_name(run.device) if on_gpu else "CPU",
+        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+        "held_out_psnr": {name: round(value, 3) for name, value in run.measured.items()},
+    }
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is a GPU where there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentUnfit("no CUDA device was found; train with --device cpu or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def plain(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _difference(
+    old: dict[str, Any], new: dict[str, Any], may_change: tuple[str, ...]
+) -> str | None:
+    """The first field that makes `new` another run than `old`."""
+    for name, value in new.items():
+        if name not in may_change and old.get(name) != value:
+            return name
+    return None

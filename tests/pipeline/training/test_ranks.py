@@ -1,0 +1,150 @@
+"""Any number of ranks trains the same run: same batches, same losses, same weights."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from everview.models.state import named_tensors
+from everview.pipeline.errors import UsageError
+from everview.pipeline.training import train_run
+from everview.pipeline.training.checkpoints import newest
+from everview.pipeline.training.config import ParallelConfig, TrainConfig
+from everview.pipeline.training.exchange import open_exchange
+from everview.pipeline.training.feeding import Feeder
+from everview.pipeline.training.loop import train
+from everview.pipeline.training.pieces import assembled
+from everview.pipeline.training.ranks import Ranks, Share
+from everview.pipeline.training.reporting import CURVE, Curve
+from everview.pipeline.training.scene_pool import ScenePool
+from everview.pipeline.training.train_run import CHECKPOINTS
+from tests.pipeline.training.flat_scenes import plane_run, render_for_a_run, render_planes
+from tests.pipeline.training.gang import run_ranks
+
+CPU = torch.device("cpu")
+STEPS = 6
+CONFIG = plane_run(STEPS)
+BLIND = ("layers.1.rates.bias",)
+"""Rates' common factor, which Newton-Schulz takes out again: the gradient is rounding, and AdamW
+makes whole steps of it."""
+
+
+def ranked_train(rank: int, size: int, folder: Path, config: TrainConfig, until: int) -> None:
+    """The run of `config` in `folder`, or its continuation, up to the step `until`."""
+    train_run.render_scenes = render_for_a_run
+    exchange = open_exchange(config.parallel.context, 60.0)
+    train(config, folder, exchange=exchange, stop_signal=StopAt(folder, until))
+
+
+class StopAt:
+    """SIGTERM once the run in `folder` has come to a step; counts the steps of this attempt."""
+
+    def __init__(self, folder: Path, until: int) -> None:
+        before = newest(folder / CHECKPOINTS, pytest.fail)
+        self.left = until - (0 if before is None else before.step)
+
+    def __call__(self) -> int:
+        self.left -= 1
+        return signal.SIGTERM if self.left < 0 else 0
+
+
+def losses(out: Path) -> list[dict[str, float]]:
+    timing = ("elapsed_s", "ms_per_step")
+    return [
+        {name: value for name, value in line.items() if name not in timing}
+        for line in Curve.read(out / CURVE)
+        if "loss" in line
+    ]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    found = newest(out / CHECKPOINTS, pytest.fail)
+    assert found is not None
+    return {name: value.flatten() for name, value in assembled(found.tensors["model"]).items()}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    first, second = losses(one), losses(other)
+    assert len(first) == len(second) == STEPS
+    for expected, line in zip(first, second, strict=True):
+        assert line == pytest.approx(expected, abs=1e-5, rel=1e-5)
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        if name not in BLIND:
+            torch.testing.assert_close(theirs[name], value, atol=2e-5, rtol=1e-4, msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """The run that all others are compared with: one process, one micro-batch."""
+    folder = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_run, "render_scenes", render_for_a_run)
+        train(CONFIG, folder)
+    return folder
+
+
+def test_shares_of_a_batch_are_the_batch():
+    """Two ranks' episodes, interleaved, are the one rank's: every tensor, every step's."""
+    whole = Feeder(ScenePool(CONFIG.data, 3, CPU, render_planes), 3)
+    shares = [
+        Feeder(ScenePool(CONFIG.data, 3, CPU, render_planes, share=Share(rank, 2)), 3)
+        for rank in range(2)
+    ]
+    for step in (0, 1, 9):
+        expected = dict(named_tensors(whole.episode(step, 0.5)[0]))
+        parts = [dict(named_tensors(feeder.episode(step, 0.5)[0])) for feeder in shares]
+        for name, tensor in expected.items():
+            joined = torch.stack([part[name] for part in parts], 1).flatten(0, 1)
+            assert torch.equal(joined.nan_to_num(), tensor.nan_to_num()), name
+
+
+def test_a_rank_renders_no_scene_of_another_rank():
+    rendered: list[list[int]] = []
+    for rank in range(2):
+        seeds: list[int] = []
+
+        def counted(world, numbers, *rest, kept=seeds):
+            kept.extend(numbers.tolist())
+            return render_planes(world, numbers, *rest)
+
+        pool = ScenePool(CONFIG.data, 3, CPU, counted, share=Share(rank, 2))
+        for step in range(20):
+            pool.advance(step)
+        rendered.append(seeds)
+    assert len(rendered[0]) == len(rendered[1]) > 0
+    assert not set(rendered[0]) & set(rendered[1])
+
+
+def test_a_number_of_workers_that_does_not_divide_the_batch_is_refused():
+    with pytest.raises(UsageError, match="possible are 1, 2, 4"):
+        Ranks(0, 3).check(4)
+    with pytest.raises(UsageError, match="groups of 2"):
+        Ranks(0, 3, replace(Ranks().context, count=2)).check(4)
+
+
+def test_micro_batches_of_one_process_change_nothing(alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_run, "render_scenes", render_for_a_run)
+    train(replace(CONFIG, parallel=ParallelConfig(micro_scenes=1)), tmp_path)
+    assert_same_run(alone, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_ranks_train_what_one_trains(alone, tmp_path):
+    run_ranks(ranked_train, 2, tmp_path, CONFIG, STEPS)
+    assert_same_run(alone, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_ranks(alone, tmp_path, monkeypatch):
+    """Two steps on two ranks, two on one, two on two."""
+    run_ranks(ranked_train, 2, tmp_path, CONFIG, 2)
+    monkeypatch.setattr(train_run, "render_scenes", render_for_a_run)
+    train(CONFIG, tmp_path, stop_signal=StopAt(tmp_path, 4))
+    run_ranks(ranked_train, 2, tmp_path, CONFIG, STEPS)
+    assert_same_run(alone, tmp_path)
