@@ -139,9 +139,12 @@ def _check(mesh: TexturedMesh, path: Path) -> None:
 
 
 def sphere_cameras(
-    generator: np.random.Generator, count: int, size: int, fov_deg: float = 50.0
+    generator: np.random.Generator, count: int, width: int, height: int, fov_deg: float = 50.0
 ) -> list[Camera]:
-    """Cameras on a sphere about the origin, 2.2 to 3.1 away, looking at the middle, z up."""
+    """Cameras on a sphere about the origin, 2.2 to 3.1 away, looking at the middle, z up.
+
+    fov_deg: across the shorter side of the picture.
+    """
     from everview.datasets.procedural.trajectories import look_at
 
     z = generator.uniform(-0.5, 0.95, count)
@@ -150,8 +153,8 @@ def sphere_cameras(
     eye = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), z], -1)
     eye = eye * generator.uniform(2.2, 3.1, (count, 1))
     poses = look_at(eye, np.zeros_like(eye))
-    focal = 0.5 * size / np.tan(np.radians(fov_deg) / 2.0)
-    return [Camera(size, size, focal, focal, size / 2, size / 2, pose) for pose in poses]
+    focal = 0.5 * min(width, height) / np.tan(np.radians(fov_deg) / 2.0)
+    return [Camera(width, height, focal, focal, width / 2, height / 2, pose) for pose in poses]
 
 
 class MeshRenderer:

@@ -105,6 +105,12 @@ class ShardWriter:
             self._flush()
         return tuple(self.files)
 
+    def discard(self) -> None:
+        """Take back everything that was added."""
+        for file in self.files:
+            self.place.remove(file.file)
+        self.files, self._waiting = [], []
+
     def _flush(self) -> None:
         content = _shard_bytes(self._waiting)
         name = f"{self.prefix}-{len(self.files):05d}.safetensors"

@@ -29,6 +29,7 @@ VERBS = (
     Verb("demo", "demo", "stream a procedural capture, render new views, leave a report; offline"),
     Verb("doctor", "doctor", "check this machine: versions, device, codecs, browser, disk, data"),
     Verb("inspect", "inspect_capture", "decode a capture and say what is in it and what is wrong"),
+    Verb("prepare", "prepare", "captures, videos and meshes into verified shards for training"),
     Verb("stream", "stream", "absorb a capture chunk by chunk and leave a reconstruction"),
     Verb("render", "render", "render novel views of a streamed scene: orbits, spirals, files"),
     Verb("evaluate", "evaluate", "measure held-out views beside the floors, by stated rules"),

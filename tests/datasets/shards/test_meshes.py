@@ -31,7 +31,7 @@ def ball() -> TexturedMesh:
 def test_depth_of_a_ball_lies_on_it_and_its_colours_are_where_they_belong():
     mesh = ball().normalised()
     assert np.linalg.norm(mesh.vertices, axis=-1).max() == pytest.approx(RADIUS)
-    camera = sphere_cameras(np.random.default_rng(0), 1, 64)[0]
+    camera = sphere_cameras(np.random.default_rng(0), 1, 64, 64)[0]
     image, depth = MeshRenderer(mesh).render(camera, MeshLight.unlit())
     assert (image[depth == 0][0] == 255).all()
     points = camera.unproject(camera.pixel_centres(), depth)[depth > 0]
@@ -48,7 +48,7 @@ def test_depth_of_a_ball_lies_on_it_and_its_colours_are_where_they_belong():
 
 def test_pixels_outside_the_window_of_a_mesh_are_empty_anyway():
     mesh = ball().normalised()
-    camera = sphere_cameras(np.random.default_rng(3), 1, 48)[0]
+    camera = sphere_cameras(np.random.default_rng(3), 1, 48, 48)[0]
     renderer = MeshRenderer(mesh)
     image, depth = renderer.render(camera, MeshLight.unlit())
     renderer._window = lambda camera: (slice(0, 48), slice(0, 48))
@@ -66,7 +66,7 @@ def test_meshes_are_read_from_common_files(tmp_path):
         assert len(mesh.faces) == 12
         assert len(mesh.uv) == len(mesh.vertices)
         image, depth = MeshRenderer(mesh.normalised()).render(
-            sphere_cameras(np.random.default_rng(0), 1, 32)[0], MeshLight.unlit()
+            sphere_cameras(np.random.default_rng(0), 1, 32, 32)[0], MeshLight.unlit()
         )
         assert (depth > 0).any()
         assert (image[depth > 0].min(-1) < 255).any()

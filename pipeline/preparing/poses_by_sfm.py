@@ -1,0 +1,202 @@
+"""Camera poses from pictures alone: COLMAP's incremental mapper through pycolmap, on the CPU.
+
+Schoenberger and Frahm, Structure-from-Motion Revisited, CVPR 2016. Features: SIFT of the image at
+its own scale (without COLMAP's doubled octave, which costs most of the time and adds points too
+fine to matter here). The largest model is used; its unit is its own (`up_to_scale`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from everview.datasets.captures import Frame
+from everview.datasets.errors import DataError
+from everview.datasets.lenses import Lens
+from everview.datasets.opening import open_capture
+from everview.pipeline.errors import EnvironmentUnfit
+from everview.pipeline.streaming.progress import Progress
+
+MAX_FRAMES = 1000
+"""More would take hours; `--every` thins a capture."""
+_MAX_SIDE = 960
+_MAX_FEATURES = 4096
+# Up to so many unordered pictures every pair is tried; more are taken for a path.
+_MAX_EXHAUSTIVE = 60
+_QUIET = 2  # of glog's levels: errors alone
+
+
+@dataclass(frozen=True, eq=False)
+class RecoveredPoses:
+    """lens and c2w_cv of every registered frame, by frame index; how many there were in all.
+
+    error_px: mean reprojection error, at the size that was matched.
+    """
+
+    lenses: dict[int, Lens]
+    c2w_cv: dict[int, np.ndarray]
+    num_frames: int
+    error_px: float
+
+    @property
+    def registered(self) -> float:
+        """Share of the frames that have a pose."""
+        return len(self.c2w_cv) / self.num_frames
+
+
+def recover_poses(
+    frames: Iterable[Frame],
+    name: str,
+    folder: Path,
+    *,
+    is_ordered: bool,
+    is_pinhole: bool,
+    threads: int,
+    seed: int,
+    progress: Progress,
+) -> RecoveredPoses:
+    """Poses and one lens of `frames`, working in the empty `folder`.
+
+    is_ordered: neighbours in time overlap (a video). is_pinhole: distortion was already removed.
+    Raises DataError when no model is found, EnvironmentUnfit without pycolmap.
+    """
+    pycolmap = _pycolmap()
+    indices, sizes = _write_images(frames, folder / "images", name, progress)
+    if len(indices) < 3:
+        raise DataError(f"{name} has {len(indices)} frames; poses need at least 3 that overlap")
+    database = folder / "database.db"
+    _extract(pycolmap, database, folder / "images", indices, sizes, is_pinhole, threads, progress)
+    _match(pycolmap, database, len(indices), is_ordered, threads)
+    models = _map(pycolmap, database, folder, len(indices), threads, seed, progress)
+    if not models:
+        raise DataError(
+            f"no camera of {name} could be found: its pictures share too few features; take them "
+            "with more overlap and texture, or give poses"
+        )
+    best = max(models.values(), key=lambda model: model.num_reg_images())
+    (folder / "sparse").mkdir()
+    best.write_binary(str(folder / "sparse"))
+    return _read_back(folder, len(indices), float(best.compute_mean_reprojection_error()))
+
+
+def _pycolmap() -> Any:
+    try:
+        import pycolmap
+    except ImportError:
+        raise EnvironmentUnfit(
+            "--poses sfm needs pycolmap, which is not installed; pip install 'everview[geometry]'"
+        ) from None
+    pycolmap.logging.minloglevel = _QUIET
+    return pycolmap
+
+
+def _write_images(
+    frames: Iterable[Frame], folder: Path, name: str, progress: Progress
+) -> tuple[list[int], set[tuple[int, int]]]:
+    """Indices of the frames, and the sizes there are; the pictures lie in `folder`."""
+    folder.mkdir(parents=True)
+    indices: list[int] = []
+    sizes: set[tuple[int, int]] = set()
+    for frame in frames:
+        if len(indices) == MAX_FRAMES:
+            raise DataError(
+                f"{name} has more than {MAX_FRAMES} frames, which is too many to find poses for; "
+                "thin it with --every"
+            )
+        image = Image.fromarray(frame.image)
+        sizes.add(image.size)
+        image.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS)
+        image.save(folder / _file_of(frame.index), quality=97, subsampling=0)
+        indices.append(frame.index)
+        progress.step("frames", len(indices), None)
+    return indices, sizes
+
+
+def _file_of(index: int) -> str:
+    return f"{index:06d}.jpg"
+
+
+def _extract(
+    pycolmap: Any,
+    database: Path,
+    images: Path,
+    indices: list[int],
+    sizes: set[tuple[int, int]],
+    is_pinhole: bool,
+    threads: int,
+    progress: Progress,
+) -> None:
+    options = pycolmap.FeatureExtractionOptions()
+    options.use_gpu = False
+    options.num_threads = threads
+    options.sift.max_num_features = _MAX_FEATURES
+    options.sift.first_octave = 0
+    reader = pycolmap.ImageReaderOptions()
+    reader.camera_model = "PINHOLE" if is_pinhole else "OPENCV"
+    one_lens = len(sizes) == 1
+    step = max(threads, 1)
+    for first in range(0, len(indices), step):
+        # a few at a time, so that progress can be shown
+        names = [_file_of(index) for index in indices[first : first + step]]
+        if one_lens and first:
+            reader.existing_camera_id = 1
+        pycolmap.extract_features(
+            database, images, image_names=names, reader_options=reader, extraction_options=options,
+            camera_mode=pycolmap.CameraMode.SINGLE if one_lens else pycolmap.CameraMode.PER_IMAGE,
+            device=pycolmap.Device.cpu,
+        )  # fmt: skip
+        progress.step("features", min(first + step, len(indices)), len(indices))
+
+
+def _match(pycolmap: Any, database: Path, count: int, is_ordered: bool, threads: int) -> None:
+    options = pycolmap.FeatureMatchingOptions()
+    options.use_gpu = False
+    options.num_threads = threads
+    common = {"matching_options": options, "device": pycolmap.Device.cpu}
+    if count <= _MAX_EXHAUSTIVE and not is_ordered:
+        pycolmap.match_exhaustive(database, **common)
+        return
+    pairs = pycolmap.SequentialPairingOptions()
+    pairs.num_threads = threads
+    pycolmap.match_sequential(database, pairing_options=pairs, **common)
+
+
+def _map(
+    pycolmap: Any,
+    database: Path,
+    folder: Path,
+    count: int,
+    threads: int,
+    seed: int,
+    progress: Progress,
+) -> dict[int, Any]:
+    options = pycolmap.IncrementalPipelineOptions()
+    options.num_threads = threads
+    options.random_seed = seed
+    options.min_model_size = min(10, max(3, count // 2))
+    registered = 2
+
+    def note() -> None:
+        nonlocal registered
+        registered = min(registered + 1, count)
+        progress.step("poses", registered, count)
+
+    (folder / "models").mkdir()
+    models: dict[int, Any] = pycolmap.incremental_mapping(
+        database, folder / "images", folder / "models", options=options, next_image_callback=note
+    )
+    return models
+
+
+def _read_back(folder: Path, count: int, error_px: float) -> RecoveredPoses:
+    """The model as our own reader of COLMAP sees it."""
+    capture: Any = open_capture(os.fspath(folder))
+    lenses = {int(Path(record.name).stem): record.lens for record in capture.records}
+    poses = {int(Path(record.name).stem): record.c2w_cv for record in capture.records}
+    return RecoveredPoses(lenses, poses, count, error_px)
