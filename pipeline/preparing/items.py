@@ -15,6 +15,7 @@ from everview.datasets.shards import split_by_name
 from everview.pipeline.errors import UsageError
 
 Split = Literal["training", "held_out"]
+_COMMON_NAMES = ("images", "rgb", "color", "frames", "input")
 _MESH_SUFFIXES = frozenset({".glb", ".obj", ".ply"})
 
 
@@ -114,10 +115,13 @@ def _is_ycb(path: Path) -> bool:
 
 
 def _capture(path: Path) -> Item:
-    # transforms.json is no name for a scene, its folder's is
-    named = path.parent if path.suffix in (".json", ".txt") else path
-    return Item("capture", str(path), named.resolve().stem if path.is_file() else
-                named.resolve().name)  # fmt: skip
+    whole = path.resolve()
+    if whole.is_file() and whole.suffix not in (".json", ".txt"):
+        return Item("capture", str(path), whole.stem)
+    # neither transforms.json nor images/ is a name for a scene, the folder around them is
+    folder = whole if whole.is_dir() else whole.parent
+    folder = folder.parent if folder.name in _COMMON_NAMES else folder
+    return Item("capture", str(path), folder.name)
 
 
 def _listed(folder: Path) -> list[Path]:
