@@ -85,16 +85,7 @@ def _local(config: ClusterConfig) -> Iterator[Cluster]:
     place = Path(tempfile.mkdtemp(prefix=f"{_SESSION_PREFIX}{os.getpid()}-"))
     failed = False
     try:
-        with _loopback_only(), _own_signals():
-            ray.init(
-                address="local",
-                num_cpus=config.cpus or _usable_cores(),
-                num_gpus=config.gpus,
-                object_store_memory=config.object_store_mib * 2**20,
-                include_dashboard=False,
-                _temp_dir=str(place),
-                **_quiet(config),
-            )
+        _start(config, place)
         yield _describe(is_local=True)
     except Exception:
         failed = True
@@ -105,6 +96,30 @@ def _local(config: ClusterConfig) -> Iterator[Cluster]:
             log.info("what Ray itself logged is in %s", place / "session_latest" / "logs")
         else:
             shutil.rmtree(place, ignore_errors=True)
+
+
+def _start(config: ClusterConfig, place: Path) -> None:
+    """ray.init, twice if need be: it gives itself half a minute, too little on a busy machine."""
+    import ray
+
+    for is_last in (False, True):
+        try:
+            with _loopback_only(), _own_signals():
+                ray.init(
+                    address="local",
+                    num_cpus=config.cpus or _usable_cores(),
+                    num_gpus=config.gpus,
+                    object_store_memory=config.object_store_mib * 2**20,
+                    include_dashboard=False,
+                    _temp_dir=str(place),
+                    **_quiet(config),
+                )
+            return
+        except Exception as error:  # Ray raises the bare class when its processes are late
+            ray.shutdown()
+            if is_last:
+                reason = str(error).strip().partition("\n")[0]
+                raise TryAgain(f"Ray didn't start on this machine: {reason}") from error
 
 
 @contextlib.contextmanager

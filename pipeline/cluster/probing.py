@@ -7,6 +7,9 @@ know is to ask once without.
 from __future__ import annotations
 
 import os
+import ssl
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +54,53 @@ def require_token_of_head(address: str, token: str, timeout_s: float = 10.0) -> 
                     f"the cluster at {address} has another token than the one given; {HOW_TO_GIVE}"
                 ) from error
             raise TryAgain(f"the cluster at {address} stopped answering; try again") from error
+
+
+def answer_to_a_stranger(
+    url: str, method: str = "GET", verify: bool | str = True, timeout_s: float = 10.0
+) -> int:
+    """The HTTP status that `url` gives somebody without a token.
+
+    Redirects are not followed: one to a login page is the answer. Raises TryAgain when nothing
+    answers within `timeout_s`.
+    """
+    context = ssl.create_default_context(cafile=verify if isinstance(verify, str) else None)
+    if verify is False:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    opener = urllib.request.build_opener(
+        urllib.request.HTTPSHandler(context=context), _NoRedirects()
+    )
+    body = b"{}" if method == "POST" else None
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method=method)
+    try:
+        with opener.open(request, timeout=timeout_s) as reply:
+            return int(reply.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise TryAgain(
+            f"the dashboard at {url} doesn't answer ({reason}); is the cluster running, and is "
+            "this its address?"
+        ) from error
+
+
+def require_token_of_dashboard(address: str, verify: bool | str = True) -> None:
+    """Return if the dashboard at the URL `address` turns strangers away from its jobs.
+
+    Raises EnvironmentUnfit when it lets them in, TryAgain when it doesn't answer.
+    """
+    status = answer_to_a_stranger(f"{address}/api/jobs/", verify=verify)
+    if status in (200, 204):
+        raise EnvironmentUnfit(f"the cluster at {address} {OPEN_CLUSTER}")
+    if status not in (301, 302, 303, 307, 308, 401, 403):
+        raise TryAgain(f"{address}/api/jobs/ answers {status}; that is no dashboard of Ray")
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        return None
 
 
 def _channel(address: str) -> grpc.Channel:

@@ -7,6 +7,7 @@ the workers' path in front of whatever is installed there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -104,25 +105,22 @@ def _build(source: Path, place: Path) -> Path:
 
 def _unpacked(wheel: Path) -> ShippedCode:
     """`wheel` in the cache, where it stays for a pasted `ray job submit` line to find it."""
+    fresh = Path(tempfile.mkdtemp(dir=_cache_folder(), prefix="unpacking-"))
     try:
-        name = hashlib.sha256(wheel.read_bytes()).hexdigest()[:16]
+        with zipfile.ZipFile(wheel) as archive:
+            # Times differ between two wheels of the same tree; names and contents don't.
+            members = sorted((m.filename, m.CRC, m.file_size) for m in archive.infolist())
+            archive.extractall(fresh)  # keeps every member inside `fresh`
+        folder = fresh.parent / hashlib.sha256(repr(members).encode()).hexdigest()[:16]
+        fresh.chmod(0o755)
+        with contextlib.suppress(OSError):  # it is there already, with the same content
+            fresh.rename(folder)
+    except zipfile.BadZipFile as error:
+        raise InputRejected(f"{wheel} is no wheel: {error}") from error
     except OSError as error:
         raise InputRejected(f"the wheel {wheel} can't be read: {error.strerror}") from error
-    folder = _cache_folder() / name
-    if not folder.is_dir():
-        fresh = Path(tempfile.mkdtemp(dir=_cache_folder(), prefix=f"{name}-"))
-        try:
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(fresh)  # keeps every member inside `fresh`
-            fresh.chmod(0o755)
-            fresh.rename(folder)
-        except zipfile.BadZipFile as error:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise InputRejected(f"{wheel} is no wheel: {error}") from error
-        except OSError:
-            shutil.rmtree(fresh, ignore_errors=True)
-            if not folder.is_dir():  # else another process was first, with the same content
-                raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     os.utime(folder)
     _remove_old(folder.parent)
     package, metadata = folder / "everview", next(folder.glob("everview-*.dist-info"), None)

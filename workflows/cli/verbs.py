@@ -34,6 +34,8 @@ VERBS = (
     Verb("render", "render", "render novel views of a streamed scene: orbits, spirals, files"),
     Verb("evaluate", "evaluate", "measure held-out views beside the floors, by stated rules"),
     Verb("train", "train", "train a recipe; the same command again continues it"),
+    Verb("submit", "submit", "run any of these verbs as a job on a Ray cluster"),
+    Verb("jobs", "jobs", "list, follow and stop the jobs of a Ray cluster"),
     Verb("report", "report", "write the HTML report of a run again"),
     Verb("bench", "bench", "time this machine against the published formulation, checked first"),
 )
