@@ -1,7 +1,8 @@
 """The unit of work: a few items become a few shards and a receipt, whoever makes them.
 
 A batch's shards are written first and its receipt last, each whole or not at all, so a batch that
-was cut is one without a receipt. Made again from the same input, it is the same files.
+was cut is one without a receipt. Made again from the same input it is the same files, but for poses
+found by SfM, whose threads don't repeat each other to the last digit.
 """
 
 from __future__ import annotations

@@ -57,9 +57,9 @@ def mesh_scenes(
     )
     for number, light in enumerate(lights):
         cameras = sphere_cameras(generator, config.views, *size)
-        begin = time.perf_counter()
+        begin = time.process_time()
         rendered = [renderer.render(camera, light) for camera in cameras]
-        account.render_s += time.perf_counter() - begin
+        account.render_cpu_s += time.process_time() - begin
         account.rendered_views += len(cameras)
         images, depth = (np.stack(part) for part in zip(*rendered, strict=True))
         yield PosedScene(

@@ -199,7 +199,7 @@ def _conclude(
 def _facts(manifest: Manifest, receipts: list[Receipt], seconds: float) -> dict[str, Any]:
     made = [receipt for receipt in receipts if not receipt.was_there]
     rendered = sum(receipt.account.rendered_views for receipt in made)
-    render_s = sum(receipt.account.render_s for receipt in made)
+    render_cpu_s = sum(receipt.account.render_cpu_s for receipt in made)
     return {
         "scenes": len(manifest.scenes),
         "views": manifest.views,
@@ -214,7 +214,7 @@ def _facts(manifest: Manifest, receipts: list[Receipt], seconds: float) -> dict[
         "seconds": round(seconds, 2),
         "rendered_views": rendered,
         "rendered_views_per_s": round(rendered / seconds, 2) if rendered else None,
-        "rendered_views_per_process_s": round(rendered / render_s, 2) if rendered else None,
+        "rendered_views_per_core_s": round(rendered / render_cpu_s, 2) if rendered else None,
         "skipped_frames": [line for receipt in receipts for line in receipt.account.skipped],
         "notes": [line for receipt in receipts for line in receipt.account.notes],
     }
@@ -236,8 +236,8 @@ def _as_text(
     if facts["rendered_views"]:
         lines.append(
             f"rendered {facts['rendered_views']} views in {facts['seconds']:.1f} s: "
-            f"{facts['rendered_views_per_s']} views/s with compression and start, "
-            f"{facts['rendered_views_per_process_s']} views/s of rendering in each process"
+            f"{facts['rendered_views_per_s']} views/s in all, "
+            f"{facts['rendered_views_per_core_s']} in each second of a core"
         )
     lines += facts["notes"]
     if facts["skipped_frames"]:

@@ -245,6 +245,25 @@ def test_without_the_library_it_needs_a_mesh_ends_the_run_with_exit_4(tmp_path, 
         made(tmp_path / "out", tmp_path / "box.glb")
 
 
+def test_without_ray_one_process_makes_everything_and_says_so_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("everview.pipeline.preparing.run.has_ray", lambda: False)
+    said = []
+
+    class Listening:
+        def step(self, stage, done, total):
+            pass
+
+        def say(self, line):
+            said.append(line)
+
+    sources = [capture(seed=seed, frames=2) for seed in range(2)]
+    done = prepare(config(*sources), tmp_path / "out", progress=Listening(), workers=2)
+    assert len(done.manifest.scenes) == 2
+    assert [line for line in said if "ray" in line] == [
+        "ray is not installed: one process makes everything"
+    ]
+
+
 def test_a_capture_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
     scenes = capture_scenes.capture_scenes
 
