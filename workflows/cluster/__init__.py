@@ -1,0 +1,1 @@
+"""Files that describe Ray clusters for everview's jobs; see the README beside them."""
