@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from everview.models.episode import Episode
 from everview.models.scene_model import SceneModel
+from everview.models.schedule import Schedule
 from everview.models.weight_files import load_model, save_weights
 from everview.pipeline.errors import EnvironmentUnfit, InputRejected, UsageError
 from everview.pipeline.training.captured import CapturedStep, Step
@@ -21,13 +26,16 @@ from everview.pipeline.training.config import TrainConfig
 from everview.pipeline.training.exchange import Exchange
 from everview.pipeline.training.feeding import Feeder
 from everview.pipeline.training.held_out import HeldOut, means_over_worlds, measure, render_held_out
+from everview.pipeline.training.losses import LossWeights
 from everview.pipeline.training.model_card import model_card
 from everview.pipeline.training.optimisers import Optimiser, Updater
 from everview.pipeline.training.perceptual import open_perceptual
+from everview.pipeline.training.pieces import load_pieces, whole_sizes
+from everview.pipeline.training.ranks import Ranks
 from everview.pipeline.training.reporting import Curve, Recent, Reporter
 from everview.pipeline.training.scene_pool import ScenePool
 from everview.pipeline.training.sources import render_scenes, scanned_scenes
-from everview.pipeline.training.step import Objective, training_step
+from everview.pipeline.training.step import Objective, StepResult, training_step
 
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights"
@@ -87,12 +95,17 @@ def open_run(
     device = choose_device(config.device)
     torch.manual_seed(config.seed)
     model = load_model(config.start_from) if config.start_from else SceneModel(config.model)
+    checkpoint = _last_commit(out / CHECKPOINTS, exchange, report)
+    if checkpoint is not None:
+        _same_run(config, checkpoint, out, may_change)
+        with _fitting(out):
+            _load_weights(model, checkpoint)
     model = model.to(device).train().requires_grad_(True)
     render = partial(render_scenes, samples_per_pixel=config.data.samples_per_pixel)
     scans = scanned_scenes(config.data, config.seed, device, ranks.share)
     pool = ScenePool(config.data, config.seed, device, render, scans, ranks.share)
     objective = Objective(model, open_perceptual(config.loss, device), ranks.context)
-    optimiser = Optimiser(model, config.optimiser, ranks)
+    optimiser, trained = open_updater(objective, config, ranks)
     run = TrainRun(
         config=config,
         out=out,
@@ -102,17 +115,35 @@ def open_run(
         optimiser=optimiser,
         feeder=Feeder(pool, config.seed),
         held_out=render_held_out(config.data, config.evaluation, render, device, ranks),
-        update=_update(config, device, objective, optimiser, report),
+        update=_update(config, device, trained, optimiser, report),
         exchange=exchange,
         writer=CheckpointWriter(out / CHECKPOINTS, exchange, config.keep),
     )
-    checkpoint = _last_commit(run, report)
     if checkpoint is None:
         report.say("no checkpoint yet: starting at step 0")
     else:
-        restore(run, checkpoint, may_change)
+        restore(run, checkpoint)
         report.say(f"continuing at step {run.step}")
     return run
+
+
+def open_updater(
+    objective: Objective, config: TrainConfig, ranks: Ranks
+) -> tuple[Updater, Objective]:
+    """The optimiser that `config.parallel` names, and the objective as it wants to be called."""
+    if config.parallel.zero is None:
+        return Optimiser(objective.model, config.optimiser, ranks), objective
+    from everview.pipeline.training.deepspeed_engine import DeepSpeedUpdater
+
+    shares = [ranks.share.size(shape.scenes) for shape in config.data.shapes]
+    counts = {config.parallel.micro_batches(scenes) for scenes in shares}
+    if len(counts) > 1:
+        raise UsageError(
+            f"with --parallel.zero every shape needs as many micro-batches, but these have "
+            f"{sorted(counts)}; change --parallel.micro-scenes"
+        )
+    updater = DeepSpeedUpdater(objective, config.optimiser, config.parallel, ranks, *counts)
+    return updater, updater.engine
 
 
 def _update(
@@ -124,18 +155,19 @@ def _update(
 ) -> Step:
     """The training step with all that stays the same given."""
 
-    def update(episode, schedule, weights, rate_factor):  # type: ignore[no-untyped-def]
+    def update(
+        episode: Episode, schedule: Schedule, weights: LossWeights, rate_factor: float | Tensor
+    ) -> StepResult:
         count = config.parallel.micro_batches(episode.inputs.cameras.shape[0])
         return training_step(objective, optimiser, episode, schedule, weights, rate_factor, count)
 
-    if config.capture and device.type == "cuda":
+    if config.capture and device.type == "cuda" and config.parallel.zero is None:
         return CapturedStep(update, objective.model, report.say)
     return update
 
 
-def _last_commit(run: TrainRun, report: Reporter) -> Checkpoint | None:
+def _last_commit(folder: Path, exchange: Exchange, report: Reporter) -> Checkpoint | None:
     """The newest checkpoint that verifies, the same for all ranks: the leader chooses."""
-    exchange, folder = run.exchange, run.out / CHECKPOINTS
     if exchange.ranks.size == 1:
         return newest(folder, report.say)
     if exchange.ranks.leads:
@@ -154,8 +186,7 @@ def _last_commit(run: TrainRun, report: Reporter) -> Checkpoint | None:
 
 def evaluate(run: TrainRun, curve: Curve | None, report: Reporter) -> None:
     """Measure the held-out scenes; one line on the screen and one in the curve."""
-    with run.optimiser.whole():
-        own = measure(run.model, run.held_out)
+    own = measure(run.optimiser.whole(), run.held_out)
     parts = run.exchange.gather(f"measured/{run.step}", own, MEASURING_PATIENCE)
     run.measured = means_over_worlds({name: v for part in parts for name, v in part.items()})
     if curve is not None:
@@ -181,21 +212,10 @@ def commit_run(run: TrainRun) -> None:
     run.writer.submit(run.step, tensors, facts)
 
 
-def restore(run: TrainRun, checkpoint: Checkpoint, may_change: tuple[str, ...] = ()) -> None:
-    """Take a checkpoint up; a run that it doesn't fit is ended, never left half loaded."""
-    may_change = (*_OPERATIONAL, *may_change)
-    changed = _difference(checkpoint.facts["config"], plain(run.config), may_change)
-    if changed:
-        raise UsageError(
-            f"{run.out} holds a run with another {changed}; choose another directory or --fresh"
-        )
-    try:
-        run.optimiser.load_weights(checkpoint.tensors["model"])
+def restore(run: TrainRun, checkpoint: Checkpoint) -> None:
+    """Take up what a checkpoint holds beside the weights."""
+    with _fitting(run.out):
         run.optimiser.load_state(checkpoint.tensors["optimiser"])
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise InputRejected(
-            f"the checkpoint in {run.out} does not fit its own recipe: {error}"
-        ) from error
     torch.set_rng_state(checkpoint.tensors["random"]["torch"])
     run.step = checkpoint.step
     run.elapsed_s = float(checkpoint.facts["elapsed_s"])
@@ -203,14 +223,41 @@ def restore(run: TrainRun, checkpoint: Checkpoint, may_change: tuple[str, ...] =
     run.last_line = dict(checkpoint.facts["line"])
 
 
+def _same_run(
+    config: TrainConfig, checkpoint: Checkpoint, out: Path, may_change: tuple[str, ...]
+) -> None:
+    may_change = (*_OPERATIONAL, *may_change)
+    changed = _difference(checkpoint.facts["config"], plain(config), may_change)
+    if changed:
+        raise UsageError(
+            f"{out} holds a run with another {changed}; choose another directory or --fresh"
+        )
+
+
+def _load_weights(model: SceneModel, checkpoint: Checkpoint) -> None:
+    own = model.state_dict()
+    load_pieces(own, checkpoint.tensors["model"], whole_sizes(own))
+
+
+@contextmanager
+def _fitting(out: Path) -> Iterator[None]:
+    """Say of a checkpoint that verifies, but isn't of this recipe, that it doesn't fit."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise InputRejected(
+            f"the checkpoint in {out} does not fit its own recipe: {error}"
+        ) from error
+
+
 def publish(run: TrainRun, folder: Path | None = None, bits: int = 8) -> Path:
     """Write the weights with their card, by default where the run keeps its result."""
     facts = training_facts(run)
     folder = folder or run.out / WEIGHTS / run.config.name
-    with run.optimiser.whole():
-        if run.exchange.ranks.leads:
-            card = model_card(run.config, facts)
-            save_weights(run.model, folder, card, bits=bits, facts=facts)
+    model = run.optimiser.whole()
+    if run.exchange.ranks.leads:
+        card = model_card(run.config, facts)
+        save_weights(model, folder, card, bits=bits, facts=facts)
     return folder
 
 
