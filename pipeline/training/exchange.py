@@ -143,5 +143,7 @@ def open_exchange(context: int, timeout_s: float) -> Exchange:
             group = distributed.new_group(members, timeout=wait)
             if rank in members:
                 own = Context(rank - first, context, str(group.group_name))  # type: ignore[union-attr]
-    store = distributed.PrefixStore("everview", distributed.distributed_c10d._get_default_store())
+    # a name of its own: keys are used once in an exchange, and a process may open several
+    place = f"everview/{host.group_name}"  # type: ignore[union-attr]
+    store = distributed.PrefixStore(place, distributed.distributed_c10d._get_default_store())
     return Exchange(Ranks(rank, size, own), store, host, timeout_s)

@@ -4,37 +4,47 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import multiprocessing
 
-DEADLINE_S = 180.0
+from everview.pipeline.errors import EverviewError
 
 
-def run_ranks(function: Callable[..., None], size: int, folder: Path, *arguments: Any) -> None:
-    """`function(rank, size, folder, *arguments)` in `size` processes that can reach each other.
+def run_ranks(
+    function: Callable[..., None],
+    size: int,
+    *arguments: Any,
+    deadline_s: float = 180.0,
+    collective_s: float = 60.0,
+) -> None:
+    """`function(rank, size, *arguments)` in `size` processes on the CPU that can reach each other.
 
-    What they find out they write into `folder`. Raises what a process raised, or TimeoutError.
+    The function is found by its name: it belongs to a module, and what it finds out it writes into
+    a file. collective_s: torch.distributed's own patience. Raises what a process raised, or
+    EverviewError when they aren't done after `deadline_s`; no process is left.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    given = (function, size, port, collective_s, arguments)
     context = multiprocessing.start_processes(
-        _member, (function, size, port, folder, arguments), size, join=False, start_method="spawn"
+        _member, given, size, join=False, start_method="spawn"
     )
+    ends = time.monotonic() + deadline_s
     try:
-        if not context.join(timeout=DEADLINE_S, grace_period=10):
-            # one has ended; the others get the rest of the time
-            while not context.join(timeout=DEADLINE_S, grace_period=10):
-                pass
+        while not context.join(timeout=max(0.0, ends - time.monotonic()), grace_period=10):
+            if time.monotonic() >= ends:
+                raise EverviewError(f"{size} ranks were not done after {deadline_s:g} s")
     finally:
         for process in context.processes:
             if process.is_alive():
                 process.kill()
+            process.join()
 
 
 def _member(
@@ -42,7 +52,7 @@ def _member(
     function: Callable[..., None],
     size: int,
     port: int,
-    folder: Path,
+    collective_s: float,
     arguments: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(1)
@@ -51,7 +61,7 @@ def _member(
         LOCAL_RANK=str(rank),
     )  # fmt: skip
     torch.distributed.init_process_group(
-        "gloo", rank=rank, world_size=size, timeout=timedelta(seconds=60)
+        "gloo", rank=rank, world_size=size, timeout=timedelta(seconds=collective_s)
     )
-    function(rank, size, folder, *arguments)
+    function(rank, size, *arguments)
     torch.distributed.destroy_process_group()

@@ -14,34 +14,29 @@ Several ranks average their gradients first; from then on all do the same.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from everview.kernels.newton_schulz import newton_schulz
+from everview.models.scene_model import SceneModel
 from everview.pipeline.training.config import OptimiserConfig
 from everview.pipeline.training.parameter_groups import HiddenMatrix, split_parameters
 from everview.pipeline.training.pieces import load_pieces, piece_name, whole_sizes
 from everview.pipeline.training.ranks import Ranks
+from everview.pipeline.training.update_rules import (
+    Verdict,
+    adamw_update,
+    judge,
+    nesterov,
+    orthogonal_update,
+    usable,
+)
 
 MEAN, SQUARE, MOMENTUM = "mean.", "square.", "momentum."
 """What the state's tensors are, before the name of the parameter they belong to."""
-
-
-class Verdict(NamedTuple):
-    """What became of one step's gradient; all scalars on the device."""
-
-    norm: Tensor
-    """global norm before clipping"""
-    scale: Tensor
-    """factor applied to the gradient, 0 where the step was skipped"""
-    accepted: Tensor
-    """1 or 0"""
 
 
 class Updater(Protocol):
@@ -69,12 +64,8 @@ class Updater(Protocol):
         """This rank's part of the model's weights, by `pieces` names."""
         ...
 
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take up all ranks' `weights`. ValueError if misfit."""
-        ...
-
-    def whole(self) -> AbstractContextManager[None]:
-        """A context in which the model holds all of its weights, on every rank."""
+    def whole(self) -> SceneModel:
+        """The model with all of its weights as they are now; called by every rank."""
         ...
 
 
@@ -136,7 +127,7 @@ class Optimiser:
 
     def state(self) -> dict[str, Tensor]:
         """See Updater; views of the tensors themselves, not copies. Ranks take turns."""
-        return self._dealt(self._whole_state())
+        return self.ranks.dealt(self._whole_state())
 
     def _whole_state(self) -> dict[str, Tensor]:
         state = {"accepted_steps": self._accepted_steps, "typical_norm": self._typical_norm}
@@ -156,35 +147,20 @@ class Optimiser:
 
     def weights(self) -> dict[str, Tensor]:
         """See Updater."""
-        return self._dealt(self._model.state_dict())
+        return self.ranks.dealt(self._model.state_dict())
 
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+    def whole(self) -> SceneModel:
         """See Updater."""
-        own = self._model.state_dict()
-        load_pieces(own, weights, whole_sizes(own))
-
-    def whole(self) -> AbstractContextManager[None]:
-        """See Updater."""
-        return nullcontext()
-
-    def _dealt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Of what every rank holds, what this one writes down."""
-        names = sorted(tensors)[self.ranks.rank :: self.ranks.size]
-        return {name: tensors[name] for name in names}
+        assert isinstance(self._model, SceneModel)
+        return self._model
 
     def _judge(self) -> Verdict:
         """Norm of the whole gradient, and whether to use it, without leaving the device."""
         norms = torch._foreach_norm([_gradient(p) for p in self._parameters])
         norm = torch.linalg.vector_norm(torch.stack(norms))
-        typical = self._typical_norm
-        limit = torch.where(typical > 0, typical * self.config.skip_above, torch.inf)
-        accepted = (torch.isfinite(norm) & (norm <= limit)).float()
-        scale = torch.where(accepted > 0, self.config.clip / norm.clamp(min=self.config.clip), 0.0)
-        # the running mean also moves, slowly, when a step is refused: no run is refused for ever
-        seen = torch.where(torch.isfinite(norm), torch.minimum(norm, limit), typical)
-        typical.copy_(torch.where(typical > 0, typical.lerp(seen, 0.02), seen))
-        self._accepted_steps.add_(accepted)
-        return Verdict(norm, scale, accepted)
+        verdict = judge(norm, self._typical_norm, self.config)
+        self._accepted_steps.add_(verdict.accepted)
+        return verdict
 
     def _muon(
         self,
@@ -194,33 +170,24 @@ class Optimiser:
         rate: float | Tensor,
     ) -> None:
         gradient = torch.stack([matrix.of(_gradient(matrix.parameter)) for matrix in matrices])
-        # not a product: 0 x NaN would let a refused gradient through
-        gradient = torch.where(verdict.accepted > 0, gradient * verdict.scale, 0.0)
-        mean = self._momentum[shape]
-        change = (1 - self.config.muon_momentum) * verdict.accepted
-        mean.lerp_(gradient, change)
-        ahead = gradient.lerp(mean, self.config.muon_momentum)
-        update = newton_schulz(ahead, self.config.muon_steps).float()
-        rate = rate * math.sqrt(max(1.0, shape[0] / shape[1]))
+        gradient, accepted = usable(gradient, verdict), verdict.accepted
+        ahead = nesterov(gradient, self._momentum[shape], accepted, self.config)
+        update, tall = orthogonal_update(ahead, self.config)
+        rate = rate * tall
         values = [matrix.of(matrix.parameter) for matrix in matrices]
-        torch._foreach_mul_(values, 1 - self.config.weight_decay * rate * verdict.accepted)
-        torch._foreach_sub_(values, list((update * (rate * verdict.accepted)).unbind(0)))
+        torch._foreach_mul_(values, 1 - self.config.weight_decay * rate * accepted)
+        torch._foreach_sub_(values, list((update * (rate * accepted)).unbind(0)))
 
     def _adamw(self, verdict: Verdict, rate: float | Tensor) -> None:
-        config = self.config
         if not self._rest:
             return
+        accepted = verdict.accepted
         gradient = torch.cat([_gradient(parameter).flatten() for parameter in self._rest])
-        gradient = torch.where(verdict.accepted > 0, gradient * verdict.scale, 0.0)
-        mean, square, count = self._mean, self._square, self._accepted_steps
-        mean.lerp_(gradient, (1 - config.beta1) * verdict.accepted)
-        square.lerp_(gradient.square(), (1 - config.beta2) * verdict.accepted)
-        mean_hat = mean / (1 - config.beta1**count).clamp(min=1e-12)
-        square_hat = square / (1 - config.beta2**count).clamp(min=1e-12)
-        update = mean_hat / (square_hat.sqrt() + config.epsilon) * (rate * verdict.accepted)
+        averages = self._mean, self._square, self._accepted_steps
+        update = adamw_update(usable(gradient, verdict), *averages, accepted, self.config)
+        update = update * (rate * accepted)
         if self._decayed:
-            decay = 1 - config.weight_decay * rate * verdict.accepted
-            torch._foreach_mul_(self._decayed, decay)
+            torch._foreach_mul_(self._decayed, 1 - self.config.weight_decay * rate * accepted)
         parts = [
             part.view_as(parameter)
             for part, parameter in zip(update.split(self._sizes), self._rest, strict=True)

@@ -18,21 +18,17 @@ PACKED = ("qkv", "kv", "qk")
 
 @dataclass(frozen=True)
 class HiddenMatrix:
-    """One matrix to orthogonalise: rows `first_row` to `first_row + rows` of a parameter."""
+    """One matrix to orthogonalise: rows from `first_row` on of a parameter."""
 
     name: str
     parameter: nn.Parameter
     first_row: int
-    rows: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows (outputs) and columns (inputs)."""
-        return self.rows, self.parameter.shape[1]
+    shape: tuple[int, int]
+    """rows (outputs) and columns (inputs), also while the parameter itself is elsewhere"""
 
     def of(self, tensor: Tensor) -> Tensor:
         """The matrix's part of the parameter's value or gradient, as a view."""
-        return tensor[self.first_row : self.first_row + self.rows]
+        return tensor[self.first_row : self.first_row + self.shape[0]]
 
 
 @dataclass(frozen=True)
@@ -77,4 +73,5 @@ def _unpack(path: str, parameter: nn.Parameter) -> list[HiddenMatrix]:
     count = rows // columns if any(word in layer for word in PACKED) and rows % columns == 0 else 1
     count = max(count, 1)
     size = rows // count
-    return [HiddenMatrix(path, parameter, index * size, size) for index in range(count)]
+    shape = (size, columns)
+    return [HiddenMatrix(path, parameter, index * size, shape) for index in range(count)]

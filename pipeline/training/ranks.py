@@ -10,7 +10,7 @@ the same scenes, and `share` counts groups.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,11 @@ class Ranks:
                 f"possible are {', '.join(map(str, possible))} (the divisors of "
                 "what --data.shapes and the pool's blocks have in common)"
             )
+
+    def dealt(self, held_by_all: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of what every rank holds, what this one writes down."""
+        names = sorted(held_by_all)[self.rank :: self.size]
+        return {name: held_by_all[name] for name in names}
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over ranks, in place; the same bits on every rank."""

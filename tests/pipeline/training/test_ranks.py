@@ -13,9 +13,10 @@ from everview.models.state import named_tensors
 from everview.pipeline.errors import UsageError
 from everview.pipeline.training import train_run
 from everview.pipeline.training.checkpoints import newest
-from everview.pipeline.training.config import ParallelConfig, TrainConfig
+from everview.pipeline.training.config import EpisodeShape, ParallelConfig, TrainConfig
 from everview.pipeline.training.exchange import open_exchange
 from everview.pipeline.training.feeding import Feeder
+from everview.pipeline.training.local_ranks import run_ranks
 from everview.pipeline.training.loop import train
 from everview.pipeline.training.pieces import assembled
 from everview.pipeline.training.ranks import Ranks, Share
@@ -23,21 +24,28 @@ from everview.pipeline.training.reporting import CURVE, Curve
 from everview.pipeline.training.scene_pool import ScenePool
 from everview.pipeline.training.train_run import CHECKPOINTS
 from tests.pipeline.training.flat_scenes import plane_run, render_for_a_run, render_planes
-from tests.pipeline.training.gang import run_ranks
 
 CPU = torch.device("cpu")
 STEPS = 6
 CONFIG = plane_run(STEPS)
+SHARED = replace(
+    CONFIG,
+    model=replace(CONFIG.model, memory_writes=("w0", "w1", "w2"), memory_momentum=True),
+    data=replace(CONFIG.data, shapes=(EpisodeShape(2, 4, 2, (1, 2)),)),
+    parallel=ParallelConfig(context=2),
+)
 BLIND = ("layers.1.rates.bias",)
 """Rates' common factor, which Newton-Schulz takes out again: the gradient is rounding, and AdamW
 makes whole steps of it."""
 
 
-def ranked_train(rank: int, size: int, folder: Path, config: TrainConfig, until: int) -> None:
-    """The run of `config` in `folder`, or its continuation, up to the step `until`."""
+def ranked_train(rank: int, size: int, folder: Path, *runs: tuple[TrainConfig, str, int]) -> None:
+    """Runs one after another: what to train, below which name in `folder`, up to which step. A run
+    that is there is continued."""
     train_run.render_scenes = render_for_a_run
-    exchange = open_exchange(config.parallel.context, 60.0)
-    train(config, folder, exchange=exchange, stop_signal=StopAt(folder, until))
+    for config, name, until in runs:
+        exchange = open_exchange(config.parallel.context, 60.0)
+        train(config, folder / name, exchange=exchange, stop_signal=StopAt(folder / name, until))
 
 
 class StopAt:
@@ -135,16 +143,32 @@ def test_micro_batches_of_one_process_change_nothing(alone, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_two_ranks_train_what_one_trains(alone, tmp_path):
-    run_ranks(ranked_train, 2, tmp_path, CONFIG, STEPS)
-    assert_same_run(alone, tmp_path)
+def test_two_ranks_train_what_one_trains_plain_divided_by_zero_and_sharing_captures(
+    alone, tmp_path, monkeypatch
+):
+    """One start of two processes for three ways; ZeRO 3 divides everything there is to divide."""
+    monkeypatch.setattr(train_run, "render_scenes", render_for_a_run)
+    zero = replace(CONFIG, parallel=ParallelConfig(zero=3, micro_scenes=1, offload=True))
+    run_ranks(ranked_train, 2, tmp_path, (CONFIG, "plain", STEPS), (zero, "zero", STEPS),
+              (SHARED, "shared", STEPS))  # fmt: skip
+    assert_same_run(alone, tmp_path / "plain")
+    assert_same_run(alone, tmp_path / "zero")
+    train(replace(SHARED, parallel=ParallelConfig()), tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "shared")
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_ranks(alone, tmp_path, monkeypatch):
-    """Two steps on two ranks, two on one, two on two."""
-    run_ranks(ranked_train, 2, tmp_path, CONFIG, 2)
+    """Two steps on two ranks, Muon's momentum divided; two on one; two on two."""
+    divided = replace(CONFIG, parallel=ParallelConfig(zero=1))
+    run_ranks(ranked_train, 2, tmp_path, (divided, "run", 2))
     monkeypatch.setattr(train_run, "render_scenes", render_for_a_run)
-    train(CONFIG, tmp_path, stop_signal=StopAt(tmp_path, 4))
-    run_ranks(ranked_train, 2, tmp_path, CONFIG, STEPS)
-    assert_same_run(alone, tmp_path)
+    train(CONFIG, tmp_path / "run", stop_signal=StopAt(tmp_path / "run", 4))
+    run_ranks(ranked_train, 2, tmp_path, (CONFIG, "run", STEPS))
+    assert_same_run(alone, tmp_path / "run")
+
+
+def test_chunks_that_ranks_cannot_divide_are_refused():
+    context = replace(Ranks().context, count=2)
+    with pytest.raises(ValueError, match="3 views"):
+        context.own_chunks((4, 3))
