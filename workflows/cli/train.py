@@ -48,7 +48,8 @@ def run(arguments: TrainArguments) -> Outcome:
     from everview.pipeline.report import write_report
     from everview.pipeline.runs import RunDirectory, default_run_path, peak_rss_mib
     from everview.pipeline.training.config import TrainConfig
-    from everview.pipeline.training.loop import choose_device, train
+    from everview.pipeline.training.loop import train
+    from everview.pipeline.training.train_run import choose_device
     from everview.workflows.cli.train_flags import TrainArguments
 
     if not isinstance(arguments, TrainArguments):
