@@ -24,6 +24,7 @@ _FATAL: dict[str, type[EverviewError]] = {
 }
 # receipts are all that passes through it
 _STORE_MIB = 200
+_RETRIES = 2
 
 
 def has_ray() -> bool:
@@ -38,8 +39,9 @@ def made_here(plan: Plan, numbers: Sequence[int], progress: Progress) -> Iterato
 
 
 def made_by_ray(plan: Plan, numbers: Sequence[int], workers: int) -> Iterator[Receipt]:
-    """Receipts as batches end, of `workers` tasks at a time; a task whose process dies is retried.
+    """Receipts as batches end, of `workers` tasks at a time.
 
+    A batch whose process dies is tried again, and at last given up: its items have then failed.
     Raises what `make_batch` raises.
     """
     import ray.data
@@ -48,17 +50,32 @@ def made_by_ray(plan: Plan, numbers: Sequence[int], workers: int) -> Iterator[Re
 
     here = ClusterConfig(cpus=workers, object_store_mib=_STORE_MIB, worker_logs=True)
     with cluster(here):
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures are in the receipts
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
+        context.max_errored_blocks = -1  # what a dead process takes with it is named below
         rows = ray.data.from_items(
             [{"number": number} for number in numbers], override_num_blocks=len(numbers)
         )
-        made = rows.map(_Maker(plan), num_cpus=1, concurrency=workers)
+        made = rows.map(_Maker(plan), num_cpus=1, concurrency=workers, max_retries=_RETRIES)
+        left = set(numbers)
         for row in made.iter_rows():
             if row["fatal"]:
                 raise _FATAL[row["fatal"]](row["said"])
-            yield Receipt.from_json(row["said"], "a worker's receipt")
+            receipt = Receipt.from_json(row["said"], "a worker's receipt")
+            left.discard(receipt.number)
+            yield receipt
+    for number in sorted(left):
+        yield _given_up(plan, number)
+
+
+def _given_up(plan: Plan, number: int) -> Receipt:
+    why = (
+        f"the process that prepared it died {_RETRIES + 1} times, perhaps for want of memory; the "
+        "same command tries again, with fewer --workers each has more"
+    )
+    items = plan.batches[number]
+    return Receipt(number, "", (), {item.name: f"{item.name}: {why}" for item in items}, 0.0)
 
 
 class _Maker:

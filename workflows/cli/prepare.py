@@ -14,7 +14,7 @@ from everview.workflows.cli.progress import showing_progress
 class Arguments(CommonFlags, PrepareConfig):
     """Make shards of captures, videos, COLMAP scenes, meshes, and folders of them.
 
-    The set lies in --out (or at --to) under manifest.json, and `train --data.scans` reads it. The
+    The set lies in --out (or at --to) under manifest.json, and `train --data.shards` reads it. The
     same command again goes on where it was cut: shards that are there and verify are kept. A
     source that fails is named and the others go on (exit code 1).
     """
