@@ -9,7 +9,7 @@ some of the parts, and the number of workers may change between two steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,13 +48,23 @@ class SceneCursor:
     Raises DataError for a part that holds no scene.
     """
 
-    def __init__(self, shards: ShardSet, seed: int, part: int = 0, parts: int = 1) -> None:
+    def __init__(
+        self,
+        shards: ShardSet,
+        seed: int,
+        part: int = 0,
+        parts: int = 1,
+        among: Collection[int] | None = None,
+    ) -> None:
+        """among: the scenes that are walked; all unless given."""
+        self._among = None if among is None else np.asarray(sorted(among), np.int64)
+        scenes = len(shards) if self._among is None else len(self._among)
         if not 0 <= part < parts:
             raise DataError(f"part {part} of {parts}: parts count from 0")
-        if parts > len(shards):
+        if parts > scenes:
             raise DataError(
-                f"{shards.place.url} holds {len(shards)} scenes, too few for {parts} parts; use at "
-                f"most {len(shards)}"
+                f"{shards.place.url} holds {scenes} scenes, too few for {parts} parts; use at "
+                f"most {scenes}"
             )
         self.epoch = self.place = 0
         self._seed, self._part, self._parts = seed, part, parts
@@ -74,6 +84,10 @@ class SceneCursor:
         if self.place == len(share):
             self.epoch, self.place = self.epoch + 1, 0
         return index
+
+    def go_to(self, taken: int) -> None:
+        """The position behind the first `taken` scenes of the walk."""
+        self.epoch, self.place = divmod(taken, len(self._share()))  # every epoch has as many
 
     def state(self) -> dict[str, Any]:
         """The position, and of which walk: small, plain JSON data."""
@@ -106,5 +120,7 @@ class SceneCursor:
     def _share(self) -> np.ndarray:
         if self._order is None or self._order[0] != self.epoch:
             order = epoch_order(self._counts, self._seed, self.epoch)
+            if self._among is not None:
+                order = order[np.isin(order, self._among)]
             self._order = self.epoch, order[self._part :: self._parts]
         return self._order[1]

@@ -15,6 +15,7 @@ from everview.models.config import ModelConfig
 from everview.pipeline.training.learning_rate import Budget, Ramp, RateSchedule, constant
 
 Schedule = Literal["set", "chunked_set", "chunk_causal", "shifted"]
+ViewChoice = Literal["random", "window", "coverage"]
 
 
 @dataclass(frozen=True)
@@ -181,12 +182,16 @@ class DataConfig:
     """scenes replaced together, all of one world; with as many held out, one kernel serves both"""
     reuse: float = 12.0
     """mean number of episodes that see a scene before it is replaced"""
-    scans: str | None = None
-    """folder of shards with scanned objects; None trains on procedural scenes alone"""
-    scan_scenes: int = 512
-    """scanned scenes on the device"""
-    scan_share: Ramp = Ramp(0.1, 0.3, 0.5, 0.7)
-    """share of scanned scenes in an episode"""
+    shards: tuple[str, ...] = ()
+    """sets of `everview prepare`, paths or URLs; without, all scenes are procedural"""
+    shard_shares: tuple[float, ...] = ()
+    """of the sets among the stored scenes; equal ones unless given"""
+    shard_views: ViewChoice = "random"
+    """which views of a stored scene are held: any, neighbours, or a spread over all of them"""
+    stored_scenes: int = 512
+    """scenes from shards on the device at a time"""
+    stored_share: Ramp = Ramp(0.1, 0.3, 0.5, 0.7)
+    """share of stored scenes in an episode"""
     shapes: tuple[EpisodeShape, ...] = (EpisodeShape(),)
     """shapes of the episodes"""
     schedules: tuple[tuple[Schedule, float], ...] = (("chunk_causal", 1.0),)
@@ -201,6 +206,13 @@ class DataConfig:
             raise ValueError(
                 f"pool_scenes {self.pool_scenes} is not a multiple of refresh_scenes "
                 f"{self.refresh_scenes}"
+            )
+        if self.shard_shares and len(self.shard_shares) != len(self.shards):
+            raise ValueError(f"{len(self.shard_shares)} shares for {len(self.shards)} shards")
+        if self.shards and self.stored_scenes % (self.refresh_scenes * self.parts):
+            raise ValueError(
+                f"stored_scenes {self.stored_scenes} is not a multiple of refresh_scenes x parts, "
+                f"{self.refresh_scenes * self.parts}"
             )
         for shape in self.shapes:
             if shape.inputs + shape.targets > self.views:

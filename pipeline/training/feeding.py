@@ -45,7 +45,7 @@ class Draw:
     shape: EpisodeShape
     chunks: int
     schedule: Schedule
-    scan_share: float
+    stored_share: float
     memory_share: float
 
     @property
@@ -113,13 +113,13 @@ class Feeder:
         )
 
     def _slots(self, draw: Draw, chance: Chance, count: int) -> Tensor:
-        """Scenes of the pool [B]: procedural ones, and a share of scanned ones."""
+        """Scenes of the pool [B]: procedural ones, and a share of stored ones."""
         place = chance.uniform(count)
         slots = self.pool.slots(place)
-        if not self.pool.scanned:
+        if not self.pool.stored:
             return slots
-        scanned = self.pool.scanned_slots(place)
-        return torch.where(chance.event(draw.scan_share, count), scanned, slots)
+        stored = self.pool.stored_slots(place)
+        return torch.where(chance.event(draw.stored_share, count), stored, slots)
 
 
 def possible_draws(config: DataConfig) -> list[Draw]:
@@ -138,8 +138,8 @@ def draw_step(random: np.random.Generator, config: DataConfig, progress: float) 
     shape = shapes[_choose(random, [shape.share for shape in shapes])]
     chunks = shape.chunks[int(random.integers(len(shape.chunks)))]
     name = config.schedules[_choose(random, [share for _, share in config.schedules])][0]
-    scans, memory = config.scan_share.value(progress), config.memory_share.value(progress)
-    return Draw(shape, chunks, SCHEDULES[name], scans, memory)
+    stored, memory = config.stored_share.value(progress), config.memory_share.value(progress)
+    return Draw(shape, chunks, SCHEDULES[name], stored, memory)
 
 
 def _choose(random: np.random.Generator, shares: list[float]) -> int:

@@ -216,6 +216,7 @@ def report_steps(run: TrainRun, curve: Curve | None, report: Reporter) -> None:
         "rate": run.config.rate.factor(run.step, run.progress),
         **run.recent.fetch(),
         "ms_per_step": 1000 * (run.elapsed_s - since) / count,
+        "feed_s": round(run.feeder.pool.fed_s, 3),
     }
     run.last_line = line
     if curve is not None:

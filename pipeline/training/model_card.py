@@ -44,11 +44,11 @@ def _data(config: TrainConfig) -> list[str]:
         lines.append("No boolean cuts in some of them; the held-out scenes have them.")
     if not all(world.height_fields for world in config.data.worlds):
         lines.append("No height fields in some of them; the held-out scenes have them.")
-    if config.data.scans:
-        share = config.data.scan_share
+    if config.data.shards:
+        share = config.data.stored_share
         lines.append(
-            f"Scanned objects: {share.first:.0%} of the scenes at first, {share.last:.0%} at last; "
-            "every 8th name of the sorted list was never trained on."
+            f"Scenes from shards: {share.first:.0%} of all at first, {share.last:.0%} at last; of "
+            "scanned objects every 8th name of the sorted list was never trained on."
         )
     return lines
 

@@ -34,7 +34,7 @@ from everview.pipeline.training.pieces import load_pieces, whole_sizes
 from everview.pipeline.training.ranks import Ranks
 from everview.pipeline.training.reporting import Curve, Recent, Reporter
 from everview.pipeline.training.scene_pool import ScenePool
-from everview.pipeline.training.sources import render_scenes, scanned_scenes
+from everview.pipeline.training.sources import render_scenes, stored_scenes
 from everview.pipeline.training.step import Objective, StepResult, training_step
 
 CHECKPOINTS = "checkpoints"
@@ -102,8 +102,8 @@ def open_run(
             _load_weights(model, checkpoint)
     model = model.to(device).train().requires_grad_(True)
     render = partial(render_scenes, samples_per_pixel=config.data.samples_per_pixel)
-    scans = scanned_scenes(config.data, config.seed, device, ranks.share)
-    pool = ScenePool(config.data, config.seed, device, render, scans, ranks.share)
+    stored = stored_scenes(config.data, config.seed)
+    pool = ScenePool(config.data, config.seed, device, render, stored, ranks.share)
     objective = Objective(model, open_perceptual(config.loss, device), ranks.context)
     optimiser, trained = open_updater(objective, config, ranks)
     run = TrainRun(

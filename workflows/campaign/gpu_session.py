@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--margin-s", type=float, default=45.0, help="of that, for evaluation and export at the end"
     )
-    parser.add_argument("--scans", default=None, help="folder of shards with scanned objects")
+    parser.add_argument("--shards", nargs="*", default=(), help="prepared sets of scenes")
     parser.add_argument("--start-from", default=None, help="weights to start from")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--no-capture", action="store_true")
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         return replace(
             config,
             budget=budget or config.budget,
-            data=replace(config.data, scans=given.scans or config.data.scans),
+            data=replace(config.data, shards=tuple(given.shards) or config.data.shards),
             start_from=given.start_from or config.start_from,
             compile=config.compile and not given.no_compile,
             capture=config.capture and not given.no_capture,

@@ -70,7 +70,7 @@ def first_light() -> TrainConfig:
                 World("room", dynamic=True, trajectory="video", share=0.06),
             ),
             views=20,
-            scan_share=Ramp(0.15, 0.3, 0.5, 0.7),
+            stored_share=Ramp(0.15, 0.3, 0.5, 0.7),
             shapes=(EpisodeShape(16, 8, 8, (1, 2, 4, 8)),),
             augmentation=_MILD,
             memory_share=Ramp(0.6, 0.25, 0.3, 0.6),
@@ -86,7 +86,7 @@ def first_light() -> TrainConfig:
 def small() -> TrainConfig:
     """What one CPU core can train in 35 minutes, without a GPU: 0.8M parameters.
 
-    96 scenes at one sample a pixel, rendered once; give the scanned objects with --data.scans.
+    96 scenes at one sample a pixel, rendered once; give scanned objects with --data.shards.
     """
     rooms = World("room"), World("room", trajectory="video")
     tables = World("tabletop"), World("tabletop", trajectory="video")
@@ -103,7 +103,7 @@ def small() -> TrainConfig:
             pool_scenes=96,
             refresh_scenes=8,
             reuse=1e9,
-            scan_share=constant(0.3),
+            stored_share=constant(0.3),
             shapes=(EpisodeShape(2, 6, 3, (1, 2, 3, 6)),),
             augmentation=Augmentation(yaw_share=0.3),
             memory_share=constant(0.2),

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from everview.datasets.captures import Frame
 from everview.datasets.errors import DataError
@@ -20,7 +19,7 @@ from everview.pipeline.preparing.capture_scenes import cover, cut_evenly
 from everview.pipeline.preparing.config import PrepareConfig
 from everview.pipeline.preparing.run import prepare
 from everview.pipeline.training.config import DataConfig, EpisodeShape
-from everview.pipeline.training.sources import scanned_scenes
+from everview.pipeline.training.stored_scenes import StoredScenes
 from tests.pipeline.preparing.sources import capture, write_box, write_pictures
 
 YCB = Path(os.environ.get("EVERVIEW_DATA", "../shared/data")) / "ycb62"
@@ -282,25 +281,24 @@ def test_a_capture_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
     assert names == {shard.file for shard in done.manifest.shards}
 
 
-def training_data(place, **changes):
+def training_data(*places, **changes):
     shape = EpisodeShape(scenes=4, inputs=2, targets=1, chunks=(1,))
-    base = {"size": 32, "views": 3, "pool_scenes": 16, "shapes": (shape,), "scans": str(place)}
-    return DataConfig(**{**base, **changes})
+    small = {"size": 32, "views": 3, "pool_scenes": 16, "refresh_scenes": 2, "stored_scenes": 16}
+    return DataConfig(**{**small, "shapes": (shape,), "shards": places, **changes})
 
 
 def test_training_reads_what_was_prepared_and_says_what_does_not_fit(tmp_path):
     done = made(tmp_path / "out", capture(seed=0, frames=7), capture(seed=1, frames=4))
-    views = scanned_scenes(training_data(done.place), 0, torch.device("cpu"))
-    # 7 views give two scenes of 3, 4 views give one
-    assert (views.views, views.scenes) == (3, 3)
-    seen = {image.numpy().tobytes() for image in views.images}
-    first = open_shards(done.place).scene(0).images
-    assert first[:3].transpose(0, 3, 1, 2).tobytes() in seen
-    cpu = torch.device("cpu")
+    stored = StoredScenes(training_data(done.place), seed=0)
+    views = stored.make(0)
+    assert (views.scenes, views.views) == (2, 3)
+    scenes = open_shards(done.place).read()
+    known = {image.transpose(2, 0, 1).tobytes() for scene in scenes for image in scene.images}
+    assert {image.numpy().tobytes() for image in views.images.flatten(0, 1)} <= known
     with pytest.raises(UsageError, match="at most 7 views"):
-        scanned_scenes(training_data(done.place, views=8), 0, cpu)
+        StoredScenes(training_data(done.place, views=8), seed=0)
     with pytest.raises(UsageError, match="--size 64"):
-        scanned_scenes(training_data(done.place, size=64), 0, cpu)
+        StoredScenes(training_data(done.place, size=64), seed=0)
 
 
 @pytest.mark.skipif(not YCB.is_dir(), reason=f"no YCB objects in {YCB}")
@@ -310,7 +308,7 @@ def test_scanned_objects_are_trained_on_but_never_the_held_out_ones(tmp_path):
     trained = made(tmp_path / "training", YCB / f"{names[1]}.npz")
     assert trained.manifest.split == "training"
     assert "YCB" in trained.manifest.licences[0]
-    assert scanned_scenes(training_data(trained.place), 0, torch.device("cpu")).views == 3
+    assert StoredScenes(training_data(trained.place), seed=0).make(0).views == 3
     kept = made(tmp_path / "kept", YCB / f"{names[0]}.npz", split="held_out")
     with pytest.raises(UsageError, match="never trained on"):
-        scanned_scenes(training_data(kept.place), 0, torch.device("cpu"))
+        StoredScenes(training_data(kept.place), seed=0)
