@@ -7,6 +7,7 @@ found by SfM, whose threads don't repeat each other to the last digit.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 # Rendered pixels of a batch of meshes: some ten seconds of work and a few MiB.
 _BATCH_PIXELS = 2**23
+_NO_PLACE_TO_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,11 @@ def make_batch(plan: Plan, number: int, progress: Progress) -> Receipt:
         for item in items:
             try:
                 _add(plan, item, writer, len(items) == 1, account, progress)
-            except (EnvironmentUnfit, TryAgain, OSError):
+            except (EnvironmentUnfit, TryAgain):
                 raise
             except Exception as error:
+                if getattr(error, "errno", None) in _NO_PLACE_TO_WRITE:
+                    raise
                 failures[item.name] = _reason(item, error)
         shards = writer.finish()
         seconds = time.perf_counter() - begin

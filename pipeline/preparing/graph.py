@@ -90,6 +90,9 @@ class _Maker:
         except EverviewError as error:
             kind = type(error).__name__
             return {"fatal": kind if kind in _FATAL else "EverviewError", "said": str(error)}
+        except Exception as error:  # Ray would only count it
+            log.exception("batch %d failed", int(row["number"]))
+            return {"fatal": "EverviewError", "said": f"{type(error).__name__}: {error}"}
         return {"fatal": "", "said": receipt.to_json()}
 
 

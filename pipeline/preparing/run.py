@@ -175,7 +175,8 @@ def _conclude(
     shards = [shard for receipt in receipts for shard in receipt.shards]
     if not shards:
         raise DataError("nothing could be prepared: " + "; ".join(failed.values()))
-    manifest = write_manifest(place, plan.size, found.split, shards)
+    with disk_errors(Path(plan.place)):
+        manifest = write_manifest(place, plan.size, found.split, shards)
     named = {shard.file for shard in shards}
     for name in place.names():
         # receipts go when nothing is left to be tried again

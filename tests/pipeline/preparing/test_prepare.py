@@ -1,5 +1,6 @@
 """Sources become verified shards that training reads; cut anywhere, the same command goes on."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -13,7 +14,7 @@ from everview.datasets.opening import open_capture
 from everview.datasets.resampling import fit_frame
 from everview.datasets.shards import open_shards
 from everview.datasets.shards.places import LocalPlace, open_place
-from everview.pipeline.errors import EnvironmentUnfit, UsageError
+from everview.pipeline.errors import EnvironmentUnfit, TryAgain, UsageError
 from everview.pipeline.preparing import capture_scenes, mesh_scenes
 from everview.pipeline.preparing.capture_scenes import cover, cut_evenly
 from everview.pipeline.preparing.config import PrepareConfig
@@ -242,6 +243,22 @@ def test_without_the_library_it_needs_a_mesh_ends_the_run_with_exit_4(tmp_path, 
     monkeypatch.setattr(mesh_scenes, "MeshRenderer", absent)
     with pytest.raises(EnvironmentUnfit, match="pip install"):
         made(tmp_path / "out", tmp_path / "box.glb")
+
+
+@pytest.mark.parametrize("name", ["shard-", "batch-", "manifest"])
+def test_a_full_disk_asks_to_try_again_and_loses_nothing(tmp_path, monkeypatch, name):
+    write = LocalPlace.write
+
+    def full(self, file, data):
+        if file.startswith(name):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, file, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalPlace, "write", full)
+        with pytest.raises(TryAgain, match="no space left"):
+            made(tmp_path / "out", capture(frames=2))
+    assert made(tmp_path / "out", capture(frames=2)).manifest.views == 2
 
 
 def test_without_ray_one_process_makes_everything_and_says_so_once(tmp_path, monkeypatch):
