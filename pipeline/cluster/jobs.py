@@ -190,7 +190,7 @@ class Jobs:
             while True:
                 with _said_plainly(self.address, lost=True):
                     try:
-                        text = loop.run(anext(tail))  # type: ignore[arg-type]
+                        text: str = loop.run(anext(tail))  # type: ignore[arg-type]
                     except StopAsyncIteration:
                         return
                 new = text[max(0, printed - passed) :]

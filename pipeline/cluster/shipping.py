@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from everview.datasets import cameras
 from everview.pipeline.errors import EnvironmentUnfit, InputRejected
 
 ROOMS = ("kernels", "models", "datasets", "pipeline", "workflows")
@@ -57,7 +56,7 @@ def code_digest(package: Path) -> str:
 
 def running_code() -> Path:
     """The folder that holds the five rooms this process runs."""
-    return Path(cameras.__file__).resolve().parents[1]
+    return Path(__file__).resolve().parents[2]
 
 
 def shipped_code(wheel: Path | None = None) -> ShippedCode:

@@ -65,6 +65,6 @@ def require_tokens(*, may_make_one: bool) -> str:
 
 def _refresh_ray() -> None:
     """Ray copies its settings from the environment when it is imported, perhaps before now."""
-    from ray._raylet import Config
+    from ray._raylet import Config  # type: ignore[attr-defined]
 
     Config.initialize("")
