@@ -57,7 +57,8 @@ def encode_depth(steps: np.ndarray) -> bytes:
     change = np.diff(change, axis=0, prepend=np.uint16(0))
     # all low bytes, then all high bytes: the high ones are mostly 0 or 255
     planes = change.astype("<u2").view(np.uint8).reshape(-1, 2).T
-    return zlib.compress(planes.tobytes(), 9)
+    # level 9 takes seven times as long for 4 % less
+    return zlib.compress(planes.tobytes(), 6)
 
 
 def decode_depth(stream: bytes, size: tuple[int, int]) -> np.ndarray:

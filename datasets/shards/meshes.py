@@ -167,6 +167,7 @@ class MeshRenderer:
         self.mesh = mesh
         body = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
         self._caster = RayMeshIntersector(body)
+        self._planes = _Planes(mesh.vertices[mesh.faces])
         self._normals = np.asarray(body.vertex_normals)
         self._texture = (mesh.texture.astype(np.float32) / 255.0) ** np.float32(2.2)
 
@@ -204,7 +205,7 @@ class MeshRenderer:
         face = self._caster.intersects_first(origins, through)
         hit = face >= 0
         corners = self.mesh.faces[face[hit]]
-        t, weights = _meet(self.mesh.vertices[corners], camera.centre, through[hit])
+        t, weights = self._planes.meet(face[hit], camera.centre, through[hit])
         # the direction has length 1 along z, so t is the z-depth
         depth[hit] = t
         if light is not None:
@@ -222,24 +223,39 @@ class MeshRenderer:
         return (light.ambient + light.strength * lambert).astype(np.float32)
 
 
-def _meet(
-    triangles: np.ndarray, origin: np.ndarray, direction: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rays [P, 3] against the planes of triangles [P, 3, 3]: Embree finds, this measures.
+class _Planes:
+    """The planes of triangles, ready to be met: Embree finds the triangle, this measures.
 
-    Returns t [P] and barycentric weights [P, 3], clipped to the triangle, in float64.
+    normal [F, 3] and corner [F, 3] of each; along [F, 2, 3]: what a point's distance from the
+    corner is multiplied with to give the weights of the second and the third vertex.
     """
-    a, b, c = triangles[:, 0], triangles[:, 1], triangles[:, 2]
-    normal = np.cross(b - a, c - a)
-    facing = np.einsum("pc,pc->p", direction, normal)
-    facing = np.where(np.abs(facing) < 1e-18, 1e-18, facing)
-    t = np.einsum("pc,pc->p", a - origin, normal) / facing
-    point = origin + t[:, None] * direction
-    area = np.maximum(np.einsum("pc,pc->p", normal, normal), 1e-18)
-    wb = np.einsum("pc,pc->p", np.cross(point - a, c - a), normal) / area
-    wc = np.einsum("pc,pc->p", np.cross(b - a, point - a), normal) / area
-    weights = np.clip(np.stack([1.0 - wb - wc, wb, wc], -1), 0.0, 1.0)
-    return t, weights / weights.sum(-1, keepdims=True)
+
+    def __init__(self, triangles: np.ndarray) -> None:
+        a, b, c = triangles[:, 0], triangles[:, 1], triangles[:, 2]
+        self.corner = a
+        self.normal = np.cross(b - a, c - a)
+        area = np.maximum(np.einsum("fc,fc->f", self.normal, self.normal), 1e-18)[:, None]
+        second = np.cross(c - a, self.normal) / area
+        third = np.cross(self.normal, b - a) / area
+        self.along = np.stack([second, third], axis=1)
+
+    def meet(
+        self, face: np.ndarray, origin: np.ndarray, direction: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rays [P, 3] from `origin` [3] against the planes of faces [P].
+
+        Returns t [P] and barycentric weights [P, 3], clipped to the triangle, in float64.
+        """
+        normal, offset = self.normal[face], self.corner[face] - origin
+        facing = np.einsum("pc,pc->p", direction, normal)
+        facing = np.where(np.abs(facing) < 1e-18, 1e-18, facing)
+        t = np.einsum("pc,pc->p", offset, normal) / facing
+        from_corner = t[:, None] * direction - offset
+        weights = np.empty((len(face), 3))
+        np.einsum("pkc,pc->pk", self.along[face], from_corner, out=weights[:, 1:])
+        weights[:, 0] = 1.0 - weights[:, 1] - weights[:, 2]
+        np.clip(weights, 0.0, 1.0, out=weights)
+        return t, weights / weights.sum(-1, keepdims=True)
 
 
 def _bilinear(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
