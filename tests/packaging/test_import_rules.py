@@ -23,7 +23,7 @@ MAY_IMPORT = {
 # Third parties that only some places know.
 ONLY_IN = {
     "ray": ("pipeline/", "workflows/"),
-    "deepspeed": ("pipeline/training/deepspeed.py",),
+    "deepspeed": ("pipeline/training/deepspeed_engine.py",),
     "triton": ("kernels/",),
 }
 # Optional or slow to import: inside the function that needs them, never at import.
