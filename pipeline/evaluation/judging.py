@@ -1,12 +1,15 @@
-"""Judging one scene, and keeping what it gave in the run directory: in this process or a worker's.
+"""Judging one scene, in this process or a worker's, and keeping what it gave in the run directory.
 
-What is kept of a scene is a function of the scene and the weights alone, apart from durations.
+Judging gives files as bytes, because a worker on another machine can't reach the directory. What
+is kept of a scene is a function of the scene and the weights alone, apart from durations.
 """
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +19,12 @@ from everview.models.scene_model import SceneModel
 from everview.pipeline.errors import UsageError, exit_code_of
 from everview.pipeline.evaluation.config import EvaluationConfig
 from everview.pipeline.evaluation.lpips_alex import LpipsAlex
-from everview.pipeline.evaluation.pictures import write_pictures
+from everview.pipeline.evaluation.pictures import draw_pictures
 from everview.pipeline.evaluation.protocols import Split, every_eighth, spread_inputs
 from everview.pipeline.evaluation.scene_frames import SceneFrames, load_scene
 from everview.pipeline.evaluation.scene_scores import SceneScores, score_scene
 from everview.pipeline.evaluation.summary import frame_rows, summarise_scene
-from everview.pipeline.runs import write_json
+from everview.pipeline.runs import peak_rss_mib, write_bytes
 from everview.pipeline.runs.metrics import read_json_object
 
 
@@ -33,9 +36,28 @@ class Job:
     name: str
     key: str
 
+    @property
+    def record(self) -> str:
+        """The file of a run directory that says the scene was judged."""
+        return f"scenes/{self.key}.json"
+
     def kept_in(self, run: Path) -> Path:
-        """The file that holds what the scene gave."""
-        return run / "scenes" / f"{self.key}.json"
+        """The same file, in a run directory."""
+        return run / self.record
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a scene gave. files: contents by their names in the run directory, the scene's record
+    last. peak_rss_mib: of the process that judged, so far."""
+
+    files: Mapping[str, bytes]
+    peak_rss_mib: float
+
+    def keep(self, run: Path) -> None:
+        """Write every file whole or not at all; with the record, the scene counts as judged."""
+        for name, content in self.files.items():
+            write_bytes(run / name, content)
 
 
 @dataclass(frozen=True)
@@ -84,27 +106,31 @@ def is_judged(run: Path, job: Job, fingerprint: str) -> bool:
     return (read_json_object(job.kept_in(run)) or {}).get("weights") == fingerprint
 
 
-def judge_scene(judge: Judge, run: Path, job: Job, is_only: bool = False) -> None:
-    """Judge a scene and keep what it gave. is_only: its pictures and cameras are the run's."""
+def judge_scene(judge: Judge, job: Job, is_only: bool = False) -> Judged:
+    """Judge a scene. is_only: its pictures and cameras are the run's."""
     begin = time.monotonic()
     scene = judge.load(job)
     scores = judge.score(scene)
-    write_pictures(run, scores, judge.pictures, "" if is_only else job.key)
+    files = draw_pictures(scores, judge.pictures, "" if is_only else job.key)
     if is_only:
-        write_json(run / "cameras.json", _cameras(scene, scores.split))
+        files["cameras.json"] = _json_bytes(_cameras(scene, scores.split))
     duration = round(time.monotonic() - begin, 3)
     judged = {"weights": judge.model.fingerprint, "rows": frame_rows(scores)}
     summary = summarise_scene(scores) | {"duration_s": duration}
-    write_json(job.kept_in(run), judged | {"summary": summary})
+    files[job.record] = _json_bytes(judged | {"summary": summary})
+    return Judged(files, peak_rss_mib(with_children=True))
 
 
-def try_scene(judge: Judge, run: Path, job: Job) -> Failure | None:
+def try_scene(judge: Judge, job: Job) -> Judged | Failure:
     """One of several: whatever is wrong with it, a bug included, the others are worth judging."""
     try:
-        judge_scene(judge, run, job)
+        return judge_scene(judge, job)
     except Exception as error:
         return Failure.of(job, error)
-    return None
+
+
+def _json_bytes(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def _cameras(scene: SceneFrames, split: Split) -> dict[str, Any]:

@@ -147,6 +147,17 @@ class LpipsAlex:
         return torch.cat(distances).double().cpu()
 
 
+def search_backbone(
+    flag: Path | str | None = None, *, download: bool = True
+) -> tuple[Backbone | None, str]:
+    """The backbone and its place, or None and the reason why there is none."""
+    try:
+        backbone = find_backbone(flag, download)
+    except BackboneMissingError as missing:
+        return None, str(missing)
+    return backbone, backbone.source
+
+
 def open_lpips(
     flag: Path | str | None = None,
     device: torch.device | str = "cpu",
@@ -154,8 +165,5 @@ def open_lpips(
     download: bool = True,
 ) -> tuple[LpipsAlex | None, str]:
     """The metric and its backbone's place, or None and the reason why there is none."""
-    try:
-        metric = LpipsAlex(find_backbone(flag, download), device)
-    except BackboneMissingError as missing:
-        return None, str(missing)
-    return metric, metric.source
+    backbone, note = search_backbone(flag, download=download)
+    return (None if backbone is None else LpipsAlex(backbone, device)), note

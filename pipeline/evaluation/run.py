@@ -13,34 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 
 from everview.datasets.errors import DataError
-from everview.kernels.backend import backends_in_use
 from everview.models.scene_model import SceneModel
+from everview.models.weight_files import weights_folder
+from everview.pipeline.cluster import ClusterConfig
 from everview.pipeline.errors import UsageError
+from everview.pipeline.evaluation.attempt import Attempt
 from everview.pipeline.evaluation.config import EvaluationConfig
-from everview.pipeline.evaluation.judging import (
-    Failure,
-    Job,
-    Judge,
-    is_judged,
-    judge_scene,
-    try_scene,
-)
-from everview.pipeline.evaluation.lpips_alex import open_lpips
+from everview.pipeline.evaluation.judging import Job, Judge
+from everview.pipeline.evaluation.lpips_alex import Backbone, LpipsAlex, search_backbone
 from everview.pipeline.evaluation.protocols import PROTOCOLS
 from everview.pipeline.evaluation.scene_frames import open_posed
+from everview.pipeline.evaluation.spreading import Errand
 from everview.pipeline.evaluation.summary import combine, combine_gaps
 from everview.pipeline.evaluation.table import as_text, gap_table, scene_table, score_table
-from everview.pipeline.evaluation.workers import Task, judge_in_parallel
+from everview.pipeline.evaluation.workers import Task, luggage
 from everview.pipeline.report import write_report
-from everview.pipeline.runs import (
-    RunDirectory,
-    default_run_path,
-    describe_device,
-    peak_rss_mib,
-    write_frames,
-)
+from everview.pipeline.runs import RunDirectory, default_run_path, write_frames
 from everview.pipeline.runs.metrics import read_json_object
 from everview.pipeline.streaming.progress import Progress, Silent
 from everview.pipeline.streaming.scenes import open_model
@@ -74,47 +65,85 @@ def evaluate(
     progress: Progress | None = None,
     model: SceneModel | None = None,
     workers: int = 1,
+    where: ClusterConfig | None = None,
 ) -> EvaluationResult:
     """Judge a model on held-out views.
 
     out: run directory (default under runs/). model: instead of loading `config.weights`.
-    workers: processes that share the scenes and the threads; each loads `config.weights`. The
+    workers: 1 judges in this process; more are processes of the cluster `where`, each of which
+    loads the weights and judges a scene at a time with its share of this process' threads. The
     numbers are those of one process with as many threads as a worker has: other numbers of threads
     change the rounding, which is 1e-9 of a depth and nothing in a picture.
     Raises what `pipeline.errors` and DataError say; with several scenes only if all of them fail.
     """
-    progress = progress or Silent()
-    if workers < 1:
-        raise UsageError(f"--workers {workers}: at least 1")
-    if workers > 1 and model is not None:
-        raise UsageError("workers load their weights themselves: name them instead of a model")
+    _check_workers(config, workers, model, where)
     jobs = _jobs(config)
     subject = Path(config.capture).name if config.capture else str(config.protocol)
     out = out or default_run_path("evaluate", subject or "capture", config)
     # what can't be used is refused before anything is written
     if config.capture is not None:
         open_posed(config.capture)
-    model = model or open_model(config.weights, config.device)
-    lpips, lpips_note = open_lpips(config.lpips_backbone, model.device)
+    is_alone = workers == 1 or config.capture is not None
+    workers = 1 if is_alone else workers
+    model = model or open_model(config.weights, config.device if is_alone else "cpu")
+    backbone, lpips_note = search_backbone(config.lpips_backbone)
     with RunDirectory.open(out, "evaluate", config, command, fresh) as run:
-        if lpips is None:
+        if backbone is None:
             log.warning("LPIPS is left out: %s", lpips_note)
+        threads = max(1, torch.get_num_threads() // workers)
         run.note(
-            device=describe_device(model.device),
             weights={"name": config.weights, "fingerprint": model.fingerprint},
-            backends=backends_in_use(model.device),
-            lpips={"backbone": lpips.source if lpips else None},
+            lpips={"backbone": backbone.source if backbone else None},
             workers=workers,
+            threads_per_worker=threads,
         )
-        judge = Judge(config, model, lpips, _chunk_counts(config),
-                      config.pictures if config.capture else _PICTURES_PER_SCENE)  # fmt: skip
+        attempt = Attempt(run, jobs, progress or Silent())
         with run.timed("judge"):
-            failed = _judge_all(judge, run, jobs, workers, progress)
-        result = _conclude(config, run, jobs, failed, lpips_note)
+            if is_alone:
+                lpips = None if backbone is None else LpipsAlex(backbone, model.device)
+                counts, pictures = _chunk_counts(config), _pictures(config)
+                attempt.alone(Judge(config, model, lpips, counts, pictures))
+            else:
+                left = attempt.left(model.fingerprint)
+                attempt.on_cluster(_errand(config, left, backbone, workers, threads), where)
+        result = _conclude(config, attempt, lpips_note)
         with run.timed("report"):
             write_report(run.path)
-        run.finish(result.exit_code, "; ".join(failed.values()) or None)
+        run.finish(result.exit_code, "; ".join(result.failed.values()) or None)
     return result
+
+
+def _check_workers(
+    config: EvaluationConfig, workers: int, model: SceneModel | None, where: ClusterConfig | None
+) -> None:
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: at least 1")
+    if workers > 1 and model is not None:
+        raise UsageError("workers load their weights themselves: name them instead of a model")
+    if workers > 1 and ":" in config.device:
+        raise UsageError(
+            f"--device {config.device}: the cluster gives every worker its GPU; use --device cuda"
+        )
+    if workers == 1 and where is not None and where.address:
+        raise UsageError(
+            f"--address {where.address} with one worker, which is this process: give --workers"
+        )
+
+
+def _errand(
+    config: EvaluationConfig,
+    left: Sequence[Job],
+    backbone: Backbone | None,
+    workers: int,
+    threads: int,
+) -> Errand:
+    task = Task(config, _chunk_counts(config), _pictures(config), threads)
+    packed = None if backbone is None else save(dict(backbone.tensors))
+    return Errand(task, luggage(weights_folder(config.weights), packed), left, workers)
+
+
+def _pictures(config: EvaluationConfig) -> int:
+    return config.pictures if config.capture else _PICTURES_PER_SCENE
 
 
 def _jobs(config: EvaluationConfig) -> list[Job]:
@@ -125,67 +154,23 @@ def _jobs(config: EvaluationConfig) -> list[Job]:
     return [Job(scene.url, scene.name, scene.name) for scene in protocol.scenes]
 
 
-def _judge_all(
-    judge: Judge, run: RunDirectory, jobs: Sequence[Job], workers: int, progress: Progress
-) -> dict[str, str]:
-    """Judge what no earlier attempt has; why scenes failed, by their names.
-
-    The only scene of a run may raise what it likes.
-    """
-    failures: dict[str, str] = {}
-    left = [job for job in jobs if not is_judged(run.path, job, judge.model.fingerprint)]
-    num_done = len(jobs) - len(left)
-    progress.step("scenes", num_done, len(jobs))
-
-    def note(job: Job, failure: Failure | None) -> None:
-        nonlocal num_done
-        num_done += 1
-        if failure is not None:
-            failures[job.name] = failure.reason
-            if failure.trace is not None:
-                log.warning("%s failed\n%s", job.name, failure.trace)
-            log.warning("%s (exit code %d alone)", failure.reason, failure.exit_code)
-        progress.step("scenes", num_done, len(jobs))
-
-    workers = min(workers, len(left))
-    if workers > 1:
-        lpips = judge.lpips.source if judge.lpips else None
-        threads = max(1, torch.get_num_threads() // workers)
-        task = Task(judge.config, run.path, lpips, judge.chunk_counts, judge.pictures, threads)
-        judge_in_parallel(task, left, workers, note)
-    elif len(jobs) == 1:
-        for job in left:
-            judge_scene(judge, run.path, job, is_only=True)
-            note(job, None)
-    else:
-        for job in left:
-            note(job, try_scene(judge, run.path, job))
-    # in the order of the scenes, however they ended
-    return {job.name: failures[job.name] for job in jobs if job.name in failures}
-
-
 def _chunk_counts(config: EvaluationConfig) -> tuple[int, ...]:
     if config.chunks is not None or config.protocol is None:
         return config.chunks or ()
     return PROTOCOLS[config.protocol](config.scenes, config.size).chunk_counts
 
 
-def _conclude(
-    config: EvaluationConfig,
-    run: RunDirectory,
-    jobs: Sequence[Job],
-    failed: dict[str, str],
-    lpips_note: str,
-) -> EvaluationResult:
+def _conclude(config: EvaluationConfig, attempt: Attempt, lpips_note: str) -> EvaluationResult:
     """From the kept scenes to `frames.parquet`, `metrics.json` and the printed table."""
-    left = [job for job in jobs if job.name not in failed]
+    run, failed = attempt.run, attempt.failed()
+    left = [job for job in attempt.jobs if job.name not in failed]
     kept = [read_json_object(job.kept_in(run.path)) for job in left]
     judged = [scene for scene in kept if scene is not None]
     if not judged:
         raise DataError("no scene could be judged: " + "; ".join(failed.values()))
     summaries = [scene["summary"] for scene in judged]
     write_frames(run.path, (row for scene in judged for row in scene["rows"]))
-    values, missing = combine(summaries, lpips_note, peak_rss_mib(with_children=True))
+    values, missing = combine(summaries, lpips_note, attempt.peak())
     gaps = combine_gaps(summaries)
     values["scenes"] = [*summaries, *({"name": n, "error": why} for n, why in failed.items())]
     values["protocol"] = {

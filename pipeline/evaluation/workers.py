@@ -1,179 +1,117 @@
-"""Scenes judged by several processes of this machine, one scene at a time each.
+"""A worker of an evaluation: a Ray actor that loads the weights once and judges scene after scene.
 
-A worker is handed its next scene when it has kept the last one, so that a slow scene holds nobody
-up. Workers end with their parent, however it ends, and are not told of Ctrl-C: the parent is.
+All it is told and all it answers are bytes and JSON: it may run on a machine that sees none of the
+driver's files, so the weights and LPIPS's backbone come with the task.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-import multiprocessing
 import os
-import signal
-import sys
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from everview.pipeline.errors import EverviewError
 from everview.pipeline.evaluation.config import EvaluationConfig
-from everview.pipeline.evaluation.judging import Failure, Job, Judge, try_scene
-from everview.pipeline.evaluation.lpips_alex import open_lpips
-from everview.pipeline.streaming.scenes import open_model
 
-_GRACE_S = 5.0
+if TYPE_CHECKING:
+    from everview.pipeline.evaluation.judging import Judge
+
+_WEIGHTS, _BACKBONE = "weights", "backbone.safetensors"
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every worker is told. lpips_backbone: where it was found; None measures no LPIPS."""
+    """What every worker is told. threads: of torch, which decide how sums are rounded.
+
+    config: with the device a worker uses.
+    """
 
     config: EvaluationConfig
-    run: Path
-    lpips_backbone: str | None
     chunk_counts: tuple[int, ...]
     pictures: int
     threads: int
 
-    def judge(self) -> Judge:
-        """Load the weights, as every process has to do for itself."""
-        model = open_model(self.config.weights, self.config.device)
-        lpips = None
-        if self.lpips_backbone is not None:
-            # what was fetched from the hub lies in its cache now
-            place = self.lpips_backbone if Path(self.lpips_backbone).exists() else None
-            lpips, _ = open_lpips(place, model.device, download=False)
-        return Judge(self.config, model, lpips, self.chunk_counts, self.pictures)
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Task:
+        """The task that `to_json` wrote. Raises ValueError, TypeError or KeyError for any other."""
+        fields = json.loads(text)
+        config = fields["config"]
+        config["chunks"] = None if config["chunks"] is None else tuple(config["chunks"])
+        counts = tuple(int(count) for count in fields["chunk_counts"])
+        return cls(**fields | {"config": EvaluationConfig(**config), "chunk_counts": counts})
 
 
-@dataclass(eq=False)
-class _Worker:
-    number: int
-    process: BaseProcess
-    connection: Connection
-    job: Job | None = None
+def luggage(weights: Path, backbone: bytes | None) -> dict[str, bytes]:
+    """The files that workers need, by the names that `SceneWorker` unpacks them under.
 
-
-def judge_in_parallel(
-    task: Task,
-    jobs: Sequence[Job],
-    workers: int,
-    on_judged: Callable[[Job, Failure | None], None],
-) -> None:
-    """Judge every job in one of `workers` processes; on_judged is told of each, as they end.
-
-    Raises EverviewError when a worker dies or can't start; scenes kept until then stay. As with
-    everything that starts processes by `multiprocessing`, a script that calls this needs its
-    `if __name__ == "__main__"`.
+    weights: their folder. backbone: of LPIPS, as safetensors; None measures no LPIPS.
     """
-    waiting = deque(jobs)
-    with _team(task, workers) as team:
-        busy = {worker.connection: worker for worker in team}
-        while busy:
-            for connection in wait(list(busy), timeout=1.0):
-                worker = busy[connection]  # type: ignore[index]
-                answer = _answer(worker, workers)
-                if worker.job is not None:
-                    on_judged(worker.job, answer)
-                elif answer is not None:
-                    raise EverviewError(answer.reason)
-                worker.job = waiting.popleft() if waiting else None
-                _send(worker, worker.job)
-                if worker.job is None:
-                    del busy[worker.connection]
+    files = {f"{_WEIGHTS}/{p.name}": p.read_bytes() for p in weights.iterdir() if p.is_file()}
+    return files if backbone is None else files | {_BACKBONE: backbone}
 
 
-def _answer(worker: _Worker, workers: int) -> Failure | None:
-    try:
-        answer: Failure | None = worker.connection.recv()
-        return answer
-    except (EOFError, OSError):
-        worker.process.join(_GRACE_S)
-        code = worker.process.exitcode
-        how = f"exit code {code}" if code is None or code >= 0 else signal.Signals(-code).name
-        what = f"judging {worker.job.name}" if worker.job else "starting"
-        raise EverviewError(
-            f"worker {worker.number} of {workers} died ({how}) while {what}; the same command "
-            "again goes on from the scenes that were judged, fewer --workers need less memory"
-        ) from None
+@dataclass(frozen=True)
+class Introduction:
+    """A worker that is ready: where it runs, and what it judges with."""
+
+    pid: int
+    host: str
+    fingerprint: str
+    device: Mapping[str, Any]
+    backends: Mapping[str, Any]
 
 
-def _send(worker: _Worker, job: Job | None) -> None:
-    # if it has died, its missing answer says so
-    with suppress(OSError):
-        worker.connection.send(job)
+class SceneWorker:
+    """The actor. `begin` is called once, then `judge` for each scene; both answer with JSON."""
+
+    def begin(self, task_json: str, files: Mapping[str, bytes]) -> str:
+        """Load what the task needs. An `Introduction`, or {"error": a sentence}."""
+        logging.captureWarnings(True)
+        try:
+            task = Task.from_json(task_json)
+            import torch
+
+            from everview.kernels.backend import backends_in_use
+            from everview.pipeline.runs import describe_device
+
+            torch.set_num_threads(task.threads)
+            with tempfile.TemporaryDirectory(prefix="everview-worker-") as place:
+                self._judge = _open_judge(task, files, Path(place))
+            device = self._judge.model.device
+            ready = Introduction(
+                os.getpid(), platform.node(), self._judge.model.fingerprint,
+                describe_device(device), backends_in_use(device),
+            )  # fmt: skip
+        except Exception as error:  # the driver says it, once, for all workers
+            return json.dumps({"error": f"{type(error).__name__}: {error}"})
+        return json.dumps(asdict(ready))
+
+    def judge(self, job_json: str) -> bytes:
+        """Judge the scene of a `Job` in JSON; `answers.pack` of what it gave."""
+        from everview.pipeline.evaluation.answers import pack
+        from everview.pipeline.evaluation.judging import Job, try_scene
+
+        return pack(try_scene(self._judge, Job(**json.loads(job_json))))
 
 
-@contextmanager
-def _team(task: Task, workers: int) -> Iterator[list[_Worker]]:
-    """Started workers, all of them ended on the way out."""
-    context = multiprocessing.get_context("spawn")
-    team: list[_Worker] = []
-    try:
-        for number in range(1, workers + 1):
-            mine, theirs = context.Pipe()
-            process = context.Process(
-                target=work, args=(theirs, task), name=f"everview-worker-{number}", daemon=True
-            )
-            with _ctrl_c_ignored():
-                process.start()
-            # with the last copy of its end the pipe closes when the worker dies
-            theirs.close()
-            team.append(_Worker(number, process, mine))
-        yield team
-        for worker in team:
-            worker.process.join(_GRACE_S)
-    finally:
-        for worker in team:
-            worker.process.terminate()
-        for worker in team:
-            worker.process.join(_GRACE_S)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join(_GRACE_S)
-            worker.connection.close()
+def _open_judge(task: Task, files: Mapping[str, bytes], place: Path) -> Judge:
+    from everview.pipeline.evaluation.judging import Judge
+    from everview.pipeline.evaluation.lpips_alex import open_lpips
+    from everview.pipeline.streaming.scenes import open_model
 
-
-@contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    """For the moment of a start, so that a worker is born with Ctrl-C ignored."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def work(connection: Connection, task: Task) -> None:
-    """A worker's life: jobs come over the connection, None ends it; a Failure or None goes back."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    sys.stdout = sys.stderr  # the parent's stdout is for its result
-    logging.basicConfig(format="%(message)s", level=logging.ERROR)
-    logging.captureWarnings(True)
-    torch.set_num_threads(task.threads)
-    try:
-        judge = task.judge()
-    except Exception as error:
-        connection.send(Failure(f"a worker can't start: {error}", 1))
-        return
-    connection.send(None)
-    while (job := connection.recv()) is not None:
-        connection.send(try_scene(judge, task.run, job))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)
+    (place / _WEIGHTS).mkdir()
+    for name, content in files.items():
+        (place / name).write_bytes(content)
+    model = open_model(str(place / _WEIGHTS), task.config.device)
+    lpips = None
+    if _BACKBONE in files:
+        lpips, _ = open_lpips(place / _BACKBONE, model.device, download=False)
+    return Judge(task.config, model, lpips, task.chunk_counts, task.pictures)

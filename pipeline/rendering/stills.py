@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -18,6 +19,13 @@ _RAMP = np.array(
     [[13, 8, 60], [70, 15, 110], [140, 35, 105], [205, 70, 65], [245, 135, 30], [252, 250, 180]],
     np.float64,
 )
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    """The PNG file of a picture uint8 [H, W, 3], for whoever keeps it."""
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(file, format="PNG")
+    return file.getvalue()
 
 
 def write_image(file: Path, image: np.ndarray) -> None:

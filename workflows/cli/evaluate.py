@@ -19,10 +19,15 @@ class Arguments(CommonFlags, EvaluationConfig):
     """
 
     workers: int = 1
-    """processes of this machine that share the scenes of a protocol; the numbers are the same"""
+    """processes that share the scenes of a protocol, of this machine or a cluster; the numbers are
+    the same, and 1 is this process alone"""
+    address: str = ""
+    """HOST:PORT of the head of a running Ray cluster for the workers, or `auto`; default
+    RAY_ADDRESS (in a job its cluster), else this machine"""
 
 
 def run(arguments: Arguments) -> Outcome:
+    from everview.pipeline.cluster import ClusterConfig
     from everview.pipeline.evaluation.run import evaluate
 
     config = part_of(arguments, EvaluationConfig)
@@ -33,6 +38,7 @@ def run(arguments: Arguments) -> Outcome:
             arguments.fresh,
             progress=progress,
             workers=arguments.workers,
+            where=ClusterConfig(address=arguments.address),
         )
     result = {"metrics": done.metrics, "failed": done.failed}
     return Outcome(result, done.table, run=done.run, exit_code=done.exit_code)

@@ -1,29 +1,36 @@
-"""Several workers judge the same scenes to the same numbers, and end with their parent."""
+"""Workers of a Ray cluster judge scenes to the same numbers, die alone, and end in time."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
+import logging
 import os
 import signal
-import subprocess
-import sys
-import threading
-import time
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterator
 
+import psutil
 import pytest
 import torch
 
 from everview.models.weight_files import save_weights
+from everview.pipeline.cluster import ClusterConfig, cluster
 from everview.pipeline.errors import EverviewError, UsageError
 from everview.pipeline.evaluation import run as evaluation_run
+from everview.pipeline.evaluation import spreading
 from everview.pipeline.evaluation.config import EvaluationConfig
 from everview.pipeline.evaluation.run import evaluate
+from everview.pipeline.evaluation.workers import SceneWorker, Task
 from everview.pipeline.runs import read_frames, read_run
 from tests.pipeline.evaluation.conftest import FolderProtocol, FolderScene, write_wall
 
 TIMED = {"frames_per_s", "latency_ms_p50", "latency_ms_p95", "latency_ms", "duration_s"}
+
+
+@pytest.fixture(scope="module")
+def ray_of_this_module() -> Iterator[None]:
+    with cluster(ClusterConfig(address="local", cpus=2, object_store_mib=190)):
+        yield
 
 
 @pytest.fixture
@@ -45,10 +52,6 @@ def walls(tmp_path, monkeypatch) -> FolderProtocol:
     return protocol
 
 
-def untimed(rows: list[dict]) -> list[dict]:
-    return [{key: value for key, value in row.items() if key not in TIMED} for row in rows]
-
-
 @pytest.fixture
 def one_thread():
     """Rounding depends on the number of threads; a worker of two has one of one or two."""
@@ -58,10 +61,45 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def test_two_workers_give_bit_for_bit_what_one_gives(walls, weights, tmp_path, one_thread):
+class HandOuts(logging.Handler):
+    """Sees which process is given which scene, at the moment it is given it."""
+
+    def __init__(self, then: Callable[[int, str], None]) -> None:
+        super().__init__(logging.DEBUG)
+        self.seen: list[tuple[int, str]] = []
+        self.then = then
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg.startswith("worker %d on %s judges"):
+            pid, _, name = record.args  # type: ignore[misc]
+            self.seen.append((pid, name))  # type: ignore[arg-type]
+            self.then(pid, name)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def hand_outs(monkeypatch) -> Iterator[HandOuts]:
+    handler = HandOuts(lambda pid, name: None)
+    before = spreading.log.level
+    spreading.log.addHandler(handler)
+    spreading.log.setLevel(logging.DEBUG)
+    yield handler
+    spreading.log.removeHandler(handler)
+    spreading.log.setLevel(before)
+
+
+def untimed(rows: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if key not in TIMED} for row in rows]
+
+
+@pytest.mark.slow
+def test_two_workers_give_bit_for_bit_what_one_gives(
+    ray_of_this_module, walls, weights, tmp_path, one_thread, hand_outs
+):
     config = EvaluationConfig(protocol="procedural", scenes=3, size=32, weights=weights)
     alone = evaluate(config, tmp_path / "one")
+    assert hand_outs.seen == []
     shared = evaluate(config, tmp_path / "two", workers=2)
+    assert sorted(name for _, name in hand_outs.seen) == ["absent", "first", "last"]
     assert untimed(shared.metrics["scenes"]) == untimed(alone.metrics["scenes"])
     assert [scene["name"] for scene in shared.metrics["scenes"]] == ["first", "last", "absent"]
     assert untimed(read_frames(shared.run)) == untimed(read_frames(alone.run))
@@ -70,86 +108,94 @@ def test_two_workers_give_bit_for_bit_what_one_gives(walls, weights, tmp_path, o
     assert shared.metrics["details"]["gaps"] == alone.metrics["details"]["gaps"]
     assert shared.failed == alone.failed
     assert list(shared.failed) == ["absent"]
-    pictures = [sorted(p.name for p in (r.run / "views").rglob("*.png")) for r in (alone, shared)]
-    assert pictures[0] == pictures[1]
-    assert read_run(shared.run)["config"] == read_run(alone.run)["config"]
+    for folder in ("views", "depth"):
+        pictures = [
+            {path.name: path.read_bytes() for path in (done.run / folder).iterdir()}
+            for done in (alone, shared)
+        ]
+        assert pictures[0] == pictures[1]
+    records = [read_run(done.run) or {} for done in (alone, shared)]
+    for key in ("config", "device", "backends", "weights", "threads_per_worker"):
+        assert records[0][key] == records[1][key]
 
 
-def test_a_worker_that_dies_is_named_and_what_was_judged_is_kept(walls, weights, tmp_path):
+@pytest.mark.slow
+def test_a_killed_worker_costs_one_more_try_and_a_second_death_names_the_scene(
+    ray_of_this_module, walls, weights, tmp_path, hand_outs
+):
+    times: Counter[str] = Counter()
+
+    def kill(pid: int, name: str) -> None:
+        times[name] += 1
+        if name == "last" or (name == "first" and times[name] == 1):
+            os.kill(pid, signal.SIGKILL)
+
+    hand_outs.then = kill
     config = EvaluationConfig(protocol="procedural", scenes=3, size=32, weights=weights)
+    done = evaluate(config, tmp_path / "run", workers=2)
+    assert times == {"first": 2, "absent": 1, "last": 2}
+    assert len({pid for pid, name in hand_outs.seen if name == "last"}) == 2
+    assert sorted(done.failed) == ["absent", "last"]
+    assert done.failed["last"] == "last: 2 workers died while judging it"
+    assert done.metrics["scenes"][0]["name"] == "first"
+    kept = (done.run / "scenes" / "first.json").stat().st_mtime_ns
 
-    def kill_one() -> None:
-        while len(multiprocessing.active_children()) < 2:
-            time.sleep(0.05)
-        os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+    # the same command judges what is left, and nothing else
+    times.clear()
+    hand_outs.then = lambda pid, name: times.update([name])
+    write_wall(tmp_path / "absent", 12)
+    again = evaluate(config, tmp_path / "run", workers=2)
+    assert times == {"absent": 1, "last": 1}
+    assert again.exit_code == 0
+    assert len(again.metrics["scenes"]) == 3
+    assert (again.run / "scenes" / "first.json").stat().st_mtime_ns == kept
 
-    killer = threading.Thread(target=kill_one, daemon=True)
-    killer.start()
-    with pytest.raises(EverviewError, match=r"worker \d of 2 died \(SIGKILL\) while"):
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_workers_and_is_recorded(
+    ray_of_this_module, walls, weights, tmp_path, hand_outs
+):
+    def interrupt(pid: int, name: str) -> None:
+        os.kill(pid, signal.SIGINT)  # a terminal tells the whole group: a worker doesn't care
+        signal.raise_signal(signal.SIGINT)
+
+    hand_outs.then = interrupt
+    config = EvaluationConfig(protocol="procedural", scenes=3, size=32, weights=weights)
+    with pytest.raises(KeyboardInterrupt):
         evaluate(config, tmp_path / "run", workers=2)
-    assert multiprocessing.active_children() == []
-    assert read_run(tmp_path / "run")["status"] == "failed"
-    assert len(evaluate(config, tmp_path / "run").metrics["scenes"]) == 3
+    record = read_run(tmp_path / "run") or {}
+    assert (record["status"], record["exit_status"]) == ("interrupted", 130)
+    workers = [psutil.Process(pid) for pid, _ in hand_outs.seen if psutil.pid_exists(pid)]
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
 
 
-def test_workers_want_weights_that_they_can_load(model, tmp_path):
+@pytest.mark.slow
+def test_a_worker_that_cannot_start_ends_the_run_with_its_reason(
+    ray_of_this_module, walls, weights, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Task, "to_json", lambda task: "{}")
+    config = EvaluationConfig(protocol="procedural", scenes=3, size=32, weights=weights)
+    with pytest.raises(EverviewError, match=r"a worker can't start: .*config"):
+        evaluate(config, tmp_path / "run", workers=2)
+    assert (read_run(tmp_path / "run") or {})["status"] == "failed"
+
+
+def test_workers_that_cannot_be_had_are_refused_in_one_sentence(model, tmp_path):
     config = EvaluationConfig(protocol="procedural", scenes=2, size=32)
     with pytest.raises(UsageError, match="workers load their weights"):
         evaluate(config, tmp_path / "run", model=model, workers=2)
     with pytest.raises(UsageError, match="--workers 0"):
         evaluate(config, tmp_path / "run", model=model, workers=0)
+    with pytest.raises(UsageError, match="one worker, which is this process"):
+        evaluate(config, tmp_path / "run", where=ClusterConfig(address="auto"))
+    with_gpu = EvaluationConfig(protocol="procedural", scenes=2, size=32, device="cuda:1")
+    with pytest.raises(UsageError, match="use --device cuda"):
+        evaluate(with_gpu, tmp_path / "run", workers=2)
+    assert not (tmp_path / "run").exists()
 
 
-def children(pid: int) -> list[int]:
-    """Processes whose parent is `pid`."""
-    found = []
-    for place in Path("/proc").iterdir():
-        try:
-            fields = (place / "stat").read_text().rpartition(")")[2].split()
-        except (OSError, ValueError):
-            continue
-        if place.name.isdigit() and int(fields[1]) == pid and fields[0] != "Z":
-            found.append(int(place.name))
-    return found
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_workers_end_with_the_program(weights, tmp_path, number, code):
-    """Ctrl-C reaches the whole group of a terminal; a kill reaches the parent alone."""
-    program = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from everview.workflows.cli.main import main; main()"
-    )
-    words = ["evaluate", "--protocol", "procedural", "--scenes", "4", "--size", "64", "--workers",
-             "2", "--weights", weights, "--out", str(tmp_path / "run"), "--json"]  # fmt: skip
-    running = subprocess.Popen(
-        [sys.executable, "-c", program, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    with running:
-        workers: list[int] = []
-        deadline = time.monotonic() + 90
-        while len(workers) < 2 and time.monotonic() < deadline and running.poll() is None:
-            time.sleep(0.1)
-            workers = [
-                pid for pid in children(running.pid)
-                if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-            ]  # fmt: skip
-        assert len(workers) == 2
-        if number == signal.SIGINT:
-            os.killpg(running.pid, number)
-        else:
-            os.kill(running.pid, number)
-        out, said = running.communicate(timeout=60)
-    assert running.returncode == code
-    for _ in range(200):
-        if not any(Path(f"/proc/{pid}").exists() for pid in workers):
-            break
-        time.sleep(0.1)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
-    assert "Traceback" not in said
-    if number == signal.SIGINT:
-        assert json.loads(out)["exit_status"] == 130
+def test_a_task_survives_its_way_to_a_worker_and_a_broken_one_is_a_sentence():
+    config = EvaluationConfig(protocol="procedural", scenes=2, size=32, chunks=(1, 2))
+    task = Task(config, (1, 2), 2, 1)
+    assert Task.from_json(task.to_json()) == task
+    assert "error" in json.loads(SceneWorker().begin("{}", {}))
