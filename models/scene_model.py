@@ -26,7 +26,7 @@ from everview.models.frame_bank import FrameBank, grown_bank, nearest_sources
 from everview.models.gauge import Gauge, fit_gauge
 from everview.models.heads import Decoded, Refinement, TokenHead
 from everview.models.layers import Plan, TokenGrid, build_stack
-from everview.models.layers.blocks import Run, block_length, run_block, run_stack
+from everview.models.layers.blocks import Run, block_length, recomputed, run_block, run_stack
 from everview.models.queries import HEADS, EpisodeOutputs, Outputs, Query, View
 from everview.models.rays import TokenEmbedding
 from everview.models.reading import PackedStack, in_arithmetic
@@ -47,9 +47,8 @@ class SceneModel(nn.Module):
         self.layers: Any = nn.ModuleList(build_stack(config))  # type: ignore[arg-type]
         bank = config.bank
         depths = bank or BankConfig()
-        self.head = TokenHead(
-            config.dim, config.patch, (depths.near, depths.far, depths.hypotheses)
-        )
+        span = (depths.near, depths.far, depths.hypotheses)
+        self.head = TokenHead(config.dim, config.patch, span)
         self.sweep = None if bank is None else PlaneSweep(bank, config.dim, config.patch)
         self.refine = None if bank is None else Refinement(bank)
         self._fingerprint: tuple[tuple[int, ...], str] | None = None
@@ -108,6 +107,10 @@ class SceneModel(nn.Module):
         for module in (self.embed, self.head, self.sweep, self.refine):
             if module is not None:
                 module.compile(**options)
+
+    def recompute_blocks(self) -> None:
+        """Keep no activations inside blocks of layers: the backward pass computes them again."""
+        self._run = recomputed(self._run)
 
     # --- streaming -----------------------------------------------------------------------------
 
@@ -212,9 +215,7 @@ class SceneModel(nn.Module):
         if unknown:
             raise ValueError(f"no head {sorted(unknown)[0]!r}; known: {', '.join(HEADS)}")
         if query.cameras is None:
-            raise ValueError(
-                "a query without a camera asks where it was taken: no head answers that"
-            )
+            raise ValueError("a query without a camera asks where that was: no head answers it")
         cameras = view.gauge.cameras_to_model(query.cameras.to(self.device))
         time_s = view.clock.since_origin(query.time_s, cameras.shape[1])
         images = None if query.images is None else query.images.to(self.device)

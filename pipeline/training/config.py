@@ -256,6 +256,8 @@ class ParallelConfig:
     A run may go on with other values, and on another number of workers.
     """
 
+    recompute: bool = False
+    """compute activations again in the backward pass instead of keeping them: for memory"""
     micro_scenes: int | None = None
     """scenes of a rank that go through the model at once, at most; None: all of its share"""
     context: int = 1

@@ -180,6 +180,8 @@ def compile_run(run: TrainRun, report: Reporter) -> None:
     started = time.monotonic()
     torch._dynamo.config.recompile_limit = 64  # shapes and chunk plans of one kind of layer
     run.model.compile_blocks(dynamic=False)
+    if run.config.parallel.recompute:
+        run.model.recompute_blocks()
     weights = run.config.loss.at(0.0)
     for draw in possible_draws(run.config.data):
         episode = run.feeder.sample(draw, seed=0)

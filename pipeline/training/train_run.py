@@ -101,6 +101,8 @@ def open_run(
         with _fitting(out):
             _load_weights(model, checkpoint)
     model = model.to(device).train().requires_grad_(True)
+    if config.parallel.recompute:
+        model.recompute_blocks()
     render = partial(render_scenes, samples_per_pixel=config.data.samples_per_pixel)
     stored = stored_scenes(config.data, config.seed)
     pool = ScenePool(config.data, config.seed, device, render, stored, ranks.share)

@@ -20,13 +20,15 @@ class Arguments(CommonFlags):
     roofline.svg.
     """
 
-    what: Annotated[Literal["model", "kernels", "train"], tyro.conf.Positional] = "model"
+    what: Annotated[Literal["model", "kernels", "train", "ranks"], tyro.conf.Positional] = "model"
     """model: observe and render, with 312M parameters on a GPU, else with 33M on the CPU; kernels:
-    update, apply, Newton-Schulz, on the GPU if there is one; train: training steps, on a GPU"""
+    update, apply, Newton-Schulz, on the GPU if there is one; train: training steps, on a GPU;
+    ranks: whether every way of dividing a run among ranks trains the same, on the CPU"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where `model` and `kernels` are measured; auto: on a GPU if there is one"""
     only: str = ""
-    """on a GPU: the rows whose name begins so; of `kernels`, whose name and shape hold it"""
+    """on a GPU, and of `ranks`: the rows whose name begins so; of `kernels`, whose name and shape
+    hold it"""
     profile: bool = False
     """on a GPU, of `model` and `train`: also say which kernels the time goes to"""
     autotune: bool = False
@@ -34,7 +36,7 @@ class Arguments(CommonFlags):
     threads: int | None = None
     """torch threads; all usable cores unless given"""
     rounds: int = 7
-    """how often each candidate has its turn"""
+    """how often each candidate has its turn; of `ranks` the steps of a run"""
 
 
 def run(arguments: Arguments) -> Outcome:
@@ -62,6 +64,8 @@ def _measure(arguments: Arguments) -> tuple[dict[str, object], str]:
 
     from everview.pipeline.benchmarks.results import COLUMNS
 
+    if arguments.what == "ranks":
+        return _ranks(arguments)
     threads = arguments.threads or len(os.sched_getaffinity(0))
     if arguments.what != "kernels" and (arguments.what == "train" or _on_gpu(arguments)):
         return _whole(arguments)
@@ -77,6 +81,16 @@ def _measure(arguments: Arguments) -> tuple[dict[str, object], str]:
         found = bench_kernels(threads, arguments.rounds)
     rows = table([row.cells() for row in found.rows], COLUMNS)
     return found.as_json(), f"{rows}\n\n{found.circumstances()}"
+
+
+def _ranks(arguments: Arguments) -> tuple[dict[str, object], str]:
+    """Ways of dividing a run, each against one process."""
+    from everview.pipeline.benchmarks.ranks import COLUMNS, as_json, compare_ranks
+
+    rows = compare_ranks(arguments.rounds, arguments.only)
+    wrong = [row.way for row in rows if not row.holds]
+    verdict = f"not equal: {', '.join(wrong)}" if wrong else "every loss within 1e-5"
+    return as_json(rows), f"{table([row.cells() for row in rows], COLUMNS)}\n\n{verdict}"
 
 
 def _on_gpu(arguments: Arguments) -> bool:

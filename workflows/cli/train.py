@@ -59,7 +59,14 @@ def run(arguments: TrainArguments) -> Outcome:
     with RunDirectory.open(out, "train", config, fresh=arguments.fresh) as run:
         run.note(backends=backends_in_use(choose_device(config.device)))
         with run.timed("train"):
-            done = train(config, run.path)
+            if arguments.workers == 1 and not arguments.address:
+                done = train(config, run.path)
+            else:
+                from everview.pipeline.cluster import ClusterConfig
+                from everview.pipeline.training.cluster_run import train_on_cluster
+
+                where = ClusterConfig(address=arguments.address)
+                done = train_on_cluster(config, run.path, arguments.workers, where)
         facts = dict(done.metrics)
         place = None if done.weights is None else str(done.weights)
         run.note(device={"name": facts["device"]}, weights={"name": config.name, "folder": place})

@@ -11,3 +11,8 @@ from everview.workflows.cli.arguments import CommonFlags
 @dataclass(frozen=True, kw_only=True)
 class TrainArguments(CommonFlags, TrainConfig):
     """Train this recipe, or continue it in --out; every value below is the recipe's own."""
+
+    workers: int = 1
+    """processes to train with, one a GPU where there are some; any number continues a run"""
+    address: str = ""
+    """cluster to train on: HOST:PORT of its head, or auto; empty: RAY_ADDRESS, else this machine"""

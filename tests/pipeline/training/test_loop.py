@@ -39,7 +39,7 @@ def last_commit(out):
 
 
 def curve(out):
-    timing = ("elapsed_s", "ms_per_step")
+    timing = ("elapsed_s", "ms_per_step", "feed_s")
     lines = Curve.read(out / CURVE)
     return [{k: v for k, v in line.items() if k not in timing} for line in lines]
 

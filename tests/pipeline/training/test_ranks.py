@@ -61,7 +61,7 @@ class StopAt:
 
 
 def losses(out: Path) -> list[dict[str, float]]:
-    timing = ("elapsed_s", "ms_per_step")
+    timing = ("elapsed_s", "ms_per_step", "feed_s")
     return [
         {name: value for name, value in line.items() if name not in timing}
         for line in Curve.read(out / CURVE)
@@ -136,9 +136,9 @@ def test_a_number_of_workers_that_does_not_divide_the_batch_is_refused():
         Ranks(0, 3, replace(Ranks().context, count=2)).check(4)
 
 
-def test_micro_batches_of_one_process_change_nothing(alone, tmp_path, monkeypatch):
+def test_micro_batches_and_recomputed_activations_change_nothing(alone, tmp_path, monkeypatch):
     monkeypatch.setattr(train_run, "render_scenes", render_for_a_run)
-    train(replace(CONFIG, parallel=ParallelConfig(micro_scenes=1)), tmp_path)
+    train(replace(CONFIG, parallel=ParallelConfig(micro_scenes=1, recompute=True)), tmp_path)
     assert_same_run(alone, tmp_path)
 
 

@@ -1,0 +1,221 @@
+"""Training on several workers of a Ray cluster: Ray Train around the one loop.
+
+The driver owns the run directory, starts the workers and says how far they are. The workers run
+`loop.train`, one rank each, and commit by the project's own protocol: Ray keeps no checkpoint. When
+a worker dies, its peers fail at the next exchange, Ray starts all again and they go on from the
+last commit, `parallel.max_failures` times. A lost node counts as a failure of its own kind and is
+always forgiven. The run directory must be storage that every worker sees.
+
+SIGINT and SIGTERM to the driver, or SIGTERM to any worker, end the run after the current step with
+a commit. Workers end with their driver, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from everview.pipeline import errors
+from everview.pipeline.cluster import ClusterConfig, cluster
+from everview.pipeline.errors import EnvironmentUnfit, EverviewError, TryAgain, UsageError
+from everview.pipeline.runs.atomic import write_json
+from everview.pipeline.runs.metrics import read_json_object
+from everview.pipeline.training.config import TrainConfig
+from everview.pipeline.training.exchange import LostRankError, open_exchange
+from everview.pipeline.training.loop import TrainResult, interruption, train
+from everview.pipeline.training.reporting import CURVE, Curve, Reporter, reporter
+
+POLL_S = 0.5
+"""Seconds between the driver's looks at how far the workers are."""
+_STOP, _RESULT, _RAY = ".stop", ".result.json", ".ray"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What every worker is given. token: also in the run directory, if it is the driver's."""
+
+    config: TrainConfig
+    out: Path
+    token: str
+
+
+def train_on_cluster(
+    config: TrainConfig, out: Path, workers: int, where: ClusterConfig | None = None
+) -> TrainResult:
+    """Train `config` in `out` on `workers` workers, or go on with what is there.
+
+    The caller owns the directory. Raises what `loop.train` raises; TryAgain when workers were lost
+    more than `parallel.max_failures` times, EnvironmentUnfit when they don't see the directory.
+    """
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: at least 1")
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    attempt = Attempt(config, out, secrets.token_hex(8))
+    for name in (_STOP, _RESULT):
+        (out / name).unlink(missing_ok=True)
+    (out / f"{_STOP}.{attempt.token}").touch()
+    try:
+        with interruption() as interrupted, cluster(where), reporter() as report:
+            _run_to_its_end(attempt, workers, interrupted, report)
+    finally:
+        (out / f"{_STOP}.{attempt.token}").unlink(missing_ok=True)
+        (out / _STOP).unlink(missing_ok=True)
+        shutil.rmtree(out / _RAY, ignore_errors=True)
+    return _result(out)
+
+
+def _run_to_its_end(
+    attempt: Attempt, workers: int, interrupted: list[int], report: Reporter
+) -> None:
+    """Ray Train in a thread: this one takes signals and shows how far the workers are."""
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            _trainer(attempt, workers).fit()
+        except BaseException as error:  # met by the driver's own thread
+            failure.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    shown = len(Curve.read(attempt.out / CURVE))
+    told = False
+    while thread.is_alive():
+        thread.join(POLL_S)
+        if interrupted and not told:
+            told = True
+            write_json(attempt.out / _STOP, {"signal": interrupted[0]})
+            report.say("stopping after this step; once more ends it without a commit")
+        lines = Curve.read(attempt.out / CURVE)
+        for line in lines[min(shown, len(lines)) :]:
+            if "loss" in line:
+                report.progress(line)
+        shown = len(lines)
+    if failure:
+        raise _as_ours(failure[0], attempt.config.parallel.max_failures) from failure[0]
+
+
+def _trainer(attempt: Attempt, workers: int) -> Any:
+    """Ray's trainer for this attempt; its own files lie in the run directory while it runs."""
+    import torch
+
+    # relative paths of a recipe are the driver's
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
+    from ray import train as ray_train
+    from ray.train.torch import TorchTrainer
+
+    from everview.pipeline.training.ray_backend import WorkerSignals
+
+    config = attempt.config
+    on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    return TorchTrainer(
+        run_worker,
+        train_loop_config={"attempt": attempt},
+        torch_config=WorkerSignals(
+            backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            timeout_s=round(config.parallel.timeout_s * 2),
+        ),
+        scaling_config=ray_train.ScalingConfig(num_workers=workers, use_gpu=on_gpu),
+        run_config=ray_train.RunConfig(
+            name=attempt.token,
+            storage_path=str(attempt.out / _RAY),
+            failure_config=ray_train.FailureConfig(
+                max_failures=config.parallel.max_failures, max_preemption_failures=-1
+            ),
+        ),
+    )
+
+
+def run_worker(given: dict[str, Any]) -> None:
+    """One worker: the loop, as the rank that Ray made it.
+
+    What can't get better by trying again ends the run; a lost rank is Ray's to replace.
+    """
+    from everview.pipeline.training.ray_backend import received_signal
+
+    attempt: Attempt = given["attempt"]
+    with _peers_let_go():
+        exchange = open_exchange(attempt.config.parallel.context, attempt.config.parallel.timeout_s)
+        try:
+            seen = (attempt.out / f"{_STOP}.{attempt.token}").exists()
+            if not all(exchange.gather("sees the run directory", seen)):
+                raise EnvironmentUnfit(
+                    f"not every worker sees {attempt.out}: --out must be on storage that all "
+                    "nodes share"
+                )
+
+            def stop_signal() -> int:
+                return received_signal() or (_asked(attempt.out) if exchange.ranks.leads else 0)
+
+            done = train(attempt.config, attempt.out, exchange=exchange, stop_signal=stop_signal)
+            told: dict[str, Any] = {
+                "weights": None if done.weights is None else str(done.weights),
+                "metrics": done.metrics,
+                "signal": done.signal,
+            }
+        except LostRankError:
+            raise
+        except EverviewError as error:
+            told = {"error": str(error), "kind": type(error).__name__}
+        if exchange.ranks.leads or "error" in told:
+            write_json(attempt.out / _RESULT, told)
+
+
+@contextlib.contextmanager
+def _peers_let_go() -> Iterator[None]:
+    """Whatever happens here, the other ranks learn at once that this one is gone."""
+    from torch import distributed
+
+    try:
+        yield
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def _asked(out: Path) -> int:
+    """The signal that the driver passes on, or 0."""
+    if not (out / _STOP).exists():
+        return 0
+    told = read_json_object(out / _STOP)
+    return int(told["signal"]) if told else int(signal.SIGTERM)
+
+
+def _result(out: Path) -> TrainResult:
+    """What the first rank left of the attempt."""
+    told = read_json_object(out / _RESULT)
+    (out / _RESULT).unlink(missing_ok=True)
+    if told is None:
+        raise TryAgain(f"the workers ended without a result in {out}; the same command continues")
+    if "error" in told:
+        kind = getattr(errors, told["kind"], EverviewError)
+        raise kind(told["error"])
+    weights = None if told["weights"] is None else Path(told["weights"])
+    return TrainResult(weights, told["metrics"], told["signal"])
+
+
+def _as_ours(error: BaseException, max_failures: int) -> BaseException:
+    """What Ray Train raises, as one sentence."""
+    failures = getattr(error, "worker_failures", None)
+    if not failures:
+        return error
+    causes = [f"rank {rank}: {_last_line(cause)}" for rank, cause in sorted(failures.items())]
+    return TryAgain(
+        f"workers failed more than {max_failures} times ({'; '.join(causes)}); the same command "
+        "continues from the last checkpoint"
+    )
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
