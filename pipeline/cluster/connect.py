@@ -99,10 +99,10 @@ def _local(config: ClusterConfig) -> Iterator[Cluster]:
 
 
 def _start(config: ClusterConfig, place: Path) -> None:
-    """ray.init, twice if need be: it gives itself half a minute, too little on a busy machine."""
+    """ray.init, again if need be: it gives itself half a minute, too little on a busy machine."""
     import ray
 
-    for is_last in (False, True):
+    for is_last in (False, False, True):
         try:
             with _loopback_only(), _own_signals():
                 ray.init(

@@ -31,7 +31,7 @@ import psutil
 
 from everview.workflows.cluster.hosts import Host, hosts
 
-_PATIENCE_S = 180.0
+_PATIENCE_S = 300.0
 _IN_ORDER = ("RUNNING", "SUCCEEDED")
 _NODES = ("head", "worker-a", "worker-b")
 _PYTHON = str(Path(sys.executable).parent)
@@ -111,12 +111,11 @@ class Trial:
         return self.living() == sorted(self.hosts[name].address for name in names)
 
     def start_cluster(self, what: str) -> None:
-        """The head, and the workers once it answers."""
-        self.start_node("head")
-        self.wait("the head answers", lambda: self.has_nodes("head"))
-        for name in _NODES[1:]:
+        """The head, and the workers one after the other once it answers."""
+        for count, name in enumerate(_NODES, start=1):
             self.start_node(name)
-        self.wait(what, lambda: self.has_nodes(*_NODES))
+            joined = what if count == len(_NODES) else f"{name} has joined"
+            self.wait(joined, lambda count=count: self.has_nodes(*_NODES[:count]))
 
     def ask(self, path: str, token: str | None = None) -> tuple[int, Any]:
         """The dashboard's answer as the laptop gets it: status and JSON; 0 when there is none."""
