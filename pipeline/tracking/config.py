@@ -22,13 +22,17 @@ class Tracking:
     name: str = ""
     """how the run is called there; the name of its directory unless given"""
     uri: str = ""
-    """MLflow's tracking server; MLFLOW_TRACKING_URI, or a folder `mlruns` in the run directory,
-    unless given"""
+    """MLflow's tracking server, http://HOST:PORT; MLFLOW_TRACKING_URI unless given"""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UsageError(f"there is no tracker {self.kind!r}; there is {', '.join(KINDS)}")
         if not self.project:
             raise UsageError("a tracker needs a project")
+        if "@" in self.uri:
+            raise UsageError(
+                "the address of a tracker holds no password: give it in MLFLOW_TRACKING_USERNAME "
+                "and MLFLOW_TRACKING_PASSWORD"
+            )
         if self.uri and self.kind != "mlflow":
             raise UsageError(f"the uri {self.uri} is for mlflow, and the tracker is {self.kind}")

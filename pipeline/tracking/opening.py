@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import secrets
 from functools import partial
 from pathlib import Path
 
-from everview.pipeline.errors import EnvironmentUnfit
+from everview.pipeline.errors import EnvironmentUnfit, UsageError
 from everview.pipeline.runs import write_text
 from everview.pipeline.tracking.background import BackgroundTracker
 from everview.pipeline.tracking.config import Tracking
@@ -22,7 +23,8 @@ def open_tracker(tracking: Tracking, run: Path, step: int = 0) -> Tracker:
 
     Returns at once: the tracker opens in its own thread, and a server that doesn't answer is a
     warning. A run that is continued goes on in the same run of the tracker. Raises
-    EnvironmentUnfit when the package isn't installed: that is better said before hours of training.
+    EnvironmentUnfit when the package isn't installed and UsageError for MLflow without an address:
+    that is better said before hours of training.
     """
     if tracking.kind == "none":
         return NoTracker()
@@ -32,6 +34,10 @@ def open_tracker(tracking: Tracking, run: Path, step: int = 0) -> Tracker:
         raise EnvironmentUnfit(
             f"{_EXTRAS[tracking.kind]} is not installed: install everview[{tracking.kind}], or "
             "track with tensorboard or none"
+        )
+    if tracking.kind == "mlflow" and not (tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")):
+        raise UsageError(
+            "MLflow needs the address of its server: give tracking.uri or MLFLOW_TRACKING_URI"
         )
     opener = _wandb if tracking.kind == "wandb" else _mlflow
     return BackgroundTracker(partial(opener, tracking, run), _EXTRAS[tracking.kind])

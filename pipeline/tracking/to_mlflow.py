@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,18 +16,16 @@ _TAG = "everview.run"
 class MlflowTracker:
     """One run of MLflow, in the experiment `tracking.project`.
 
-    identity: a tag by which a run that is continued is found again. The server is `tracking.uri`,
-    MLFLOW_TRACKING_URI, or else a folder in the run directory.
+    identity: a tag by which a run that is continued is found again. The server is `tracking.uri` or
+    MLFLOW_TRACKING_URI; there is no default, because MLflow writes into no folder any more.
     """
 
     def __init__(self, tracking: Tracking, run: Path, identity: str) -> None:
         from mlflow import MlflowClient
         from mlflow.entities import Metric
 
-        own = (run.resolve() / "mlruns").as_uri()
-        uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or own
         self._metric = Metric
-        self._client = MlflowClient(tracking_uri=uri)
+        self._client = MlflowClient(tracking_uri=tracking.uri or None)
         experiment = self._experiment(tracking.project)
         found = self._client.search_runs([experiment], f"tags.`{_TAG}` = '{identity}'")
         if found:

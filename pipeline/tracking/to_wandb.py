@@ -11,6 +11,7 @@ import numpy as np
 from everview.pipeline.tracking.config import Tracking
 
 _STEP = "step"
+_PATIENCE_S = 60.0
 
 
 class WandbTracker:
@@ -30,6 +31,8 @@ class WandbTracker:
             id=identity,
             resume="allow",
             dir=str(run),
+            # no question on the terminal of a run waits for ever, and no server is waited for
+            settings=wandb.Settings(login_timeout=_PATIENCE_S, init_timeout=_PATIENCE_S),
         )
         self._run.define_metric(_STEP)
         self._run.define_metric("*", step_metric=_STEP)

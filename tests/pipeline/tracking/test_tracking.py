@@ -186,7 +186,13 @@ def test_a_missing_extra_is_named_before_the_run_starts(kind, name, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_tracked_is_refused() -> None:
+def test_what_cannot_be_tracked_is_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(opening.importlib.util, "find_spec", lambda package: package)
+    with pytest.raises(UsageError, match="MLflow needs the address"):
+        open_tracker(Tracking(kind="mlflow"), tmp_path)
+    with pytest.raises(UsageError, match="holds no password"):
+        Tracking(kind="mlflow", uri="https://me:secret@mlflow.example")
     with pytest.raises(UsageError, match="no tracker 'aim'"):
         Tracking(kind="aim")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="for mlflow"):
