@@ -1,7 +1,8 @@
 """Hosts on one machine: network namespaces with addresses of their own, joined by a switch.
 
 Nothing of the machine's own network is touched: the switch is a bridge in a namespace too. A host
-has its address, its routes and its loopback; it shares the kernel, the file system (which stands
+has its address and its loopback, and no route to anywhere else, so that what is not on the switch
+is refused at once instead of waited for; it shares the kernel, the file system (which stands
 for a cluster's shared storage) and the clock. Needs root, `ip` and the right to make namespaces.
 """
 
@@ -99,7 +100,6 @@ def hosts(*names: str) -> Iterator[dict[str, Host]]:
             _ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "eth0")
             _ip("-n", host.name, "link", "set", "eth0", "up")
             _ip("-n", host.name, "link", "set", "lo", "up")
-            _ip("-n", host.name, "route", "add", "default", "via", f"{_SUBNET}.254")
         yield dict(zip(names, made, strict=True))
     finally:
         for host in made:

@@ -5,7 +5,7 @@
 A head, two workers and a laptop, each a network namespace with an address of its own (`hosts.py`).
 The laptop submits a training; while it runs, a worker's link is cut and mended, the other worker
 loses power, and then the head does; the same command, submitted again, must go on from its last
-commit. What was seen and how long it took is printed and written as JSON. Takes five to eight
+commit. What was seen and how long it took is printed and written as JSON. Takes eight to ten
 minutes on 2 cores.
 """
 
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--keep-logs", type=Path, help="file for what the hosts printed")
     parser.add_argument("words", nargs="*", help="verb to submit, without --out")
     arguments = parser.parse_args()
-    budget = ["--budget.seconds", "60", "--commit-every-s", "3"]
+    budget = ["--budget.seconds", "240", "--commit-every-s", "3"]
     words = arguments.words or ["train", "tiny", *budget]
     with new_trial(arguments.keep_logs) as trial:
         try:
