@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from everview.models.context import Context
 from everview.pipeline import errors
 from everview.pipeline.cluster import ClusterConfig, cluster
 from everview.pipeline.errors import EnvironmentUnfit, EverviewError, TryAgain, UsageError
@@ -31,6 +32,7 @@ from everview.pipeline.runs.metrics import read_json_object
 from everview.pipeline.training.config import TrainConfig
 from everview.pipeline.training.exchange import LostRankError, open_exchange
 from everview.pipeline.training.loop import TrainResult, interruption, train
+from everview.pipeline.training.ranks import Ranks
 from everview.pipeline.training.reporting import CURVE, Curve, Reporter, reporter
 
 POLL_S = 0.5
@@ -52,11 +54,14 @@ def train_on_cluster(
 ) -> TrainResult:
     """Train `config` in `out` on `workers` workers, or go on with what is there.
 
-    The caller owns the directory. Raises what `loop.train` raises; TryAgain when workers were lost
+    Uses the cluster of a `cluster` block around it, if there is one. The caller owns the directory.
+    Raises what `loop.train` raises; TryAgain when workers were lost
     more than `parallel.max_failures` times, EnvironmentUnfit when they don't see the directory.
     """
     if workers < 1:
         raise UsageError(f"--workers {workers}: at least 1")
+    shares = Context(0, config.parallel.context)
+    Ranks(0, workers, shares).check(config.data.parts)
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     attempt = Attempt(config, out, secrets.token_hex(8))
@@ -111,12 +116,18 @@ def _trainer(attempt: Attempt, workers: int) -> Any:
     # relative paths of a recipe are the driver's
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
+    # a busy machine takes long to import what a worker needs
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
     from ray import train as ray_train
     from ray.train.torch import TorchTrainer
 
     from everview.pipeline.training.ray_backend import WorkerSignals
 
     config = attempt.config
+    limits: dict[str, Any] = {
+        "max_failures": config.parallel.max_failures,
+        "max_preemption_failures": -1,
+    }
     on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     return TorchTrainer(
         run_worker,
@@ -129,9 +140,7 @@ def _trainer(attempt: Attempt, workers: int) -> Any:
         run_config=ray_train.RunConfig(
             name=attempt.token,
             storage_path=str(attempt.out / _RAY),
-            failure_config=ray_train.FailureConfig(
-                max_failures=config.parallel.max_failures, max_preemption_failures=-1
-            ),
+            failure_config=ray_train.FailureConfig(**limits),
         ),
     )
 

@@ -97,6 +97,16 @@ class Exchange:
                 "checkpoint"
             ) from error
 
+    def leave(self) -> None:
+        """The end of an attempt, which all have come to. The first rank keeps the store: it goes
+        when the others have said that they need it no more. Raises LostRankError."""
+        self.gather("end", True)
+        if not self.ranks.leads:
+            self.tell("left", True)
+            return
+        for rank in range(1, self.ranks.size):
+            self.hear("left", rank)
+
     def thread_copy(self) -> Exchange:
         """The same for another thread, whose waiting blocks nobody else's."""
         if self.store is None:

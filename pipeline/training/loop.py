@@ -142,7 +142,7 @@ class _Loop:
         run.writer.settle()
         if self.after_commit is not None:
             self.after_commit(run)
-        run.exchange.gather("end", True)  # a commit counts for all, once the first rank has it
+        run.exchange.leave()  # a commit counts for all, once the first rank has it
         return TrainResult(weights, training_facts(run), self.ended[0] or None)
 
     def _agree(self) -> None:

@@ -31,7 +31,7 @@ class WorkerSignals(TorchConfig):
 
 
 class _WithSignals(_TorchBackend):
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
         worker_group.execute(take_signals)
         super().on_start(worker_group, backend_config)
 

@@ -1,0 +1,133 @@
+"""A run on workers of a cluster ends as it would have alone, whatever happens to the workers."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from everview.pipeline.cluster import ClusterConfig, cluster
+from everview.pipeline.errors import UsageError
+from everview.pipeline.training.checkpoints import newest
+from everview.pipeline.training.cluster_run import train_on_cluster
+from everview.pipeline.training.config import TrainConfig
+from everview.pipeline.training.learning_rate import Budget
+from everview.pipeline.training.loop import train
+from everview.pipeline.training.reporting import CURVE, Curve
+from everview.pipeline.training.train_run import CHECKPOINTS
+from everview.workflows.recipes import find_recipe
+from tests.pipeline.training.test_ranks import losses, weights
+
+STEPS = 40
+DEADLINE_S = 240.0
+WHERE = ClusterConfig(cpus=2, object_store_mib=200)
+
+
+def small_run() -> TrainConfig:
+    """`tiny`, in steps, with a commit every second."""
+    tiny = find_recipe("tiny")()
+    return replace(
+        tiny,
+        budget=Budget(steps=STEPS),
+        parallel=replace(tiny.parallel, timeout_s=30.0),
+        device="cpu",
+        commit_every_s=1.0,
+        report_every=1,
+    )
+
+
+def workers() -> list[psutil.Process]:
+    """The training workers of this process's own cluster."""
+    mine = psutil.Process().children(recursive=True)
+    return [process for process in mine if "TrainWorker" in " ".join(process.cmdline()[:1])]
+
+
+def once(condition: Callable[[], bool], action: Callable[[], None]) -> threading.Thread:
+    """`action` as soon as `condition` holds, from a thread that gives up at the deadline."""
+
+    def watch() -> None:
+        ends = time.monotonic() + DEADLINE_S
+        pause = threading.Event()
+        while time.monotonic() < ends:
+            if condition():
+                action()
+                return
+            pause.wait(0.02)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def step_of(out: Path) -> int:
+    return max((line["step"] for line in Curve.read(out / CURVE)), default=0)
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """One Ray for all tests here."""
+    with cluster(WHERE):
+        yield
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """What one process makes of the run, untouched."""
+    folder = tmp_path_factory.mktemp("alone")
+    train(small_run(), folder)
+    return folder
+
+
+def assert_ended_like(alone: Path, out: Path) -> None:
+    expected, found = losses(alone), losses(out)
+    assert [line["step"] for line in found] == list(range(1, STEPS + 1))
+    for one, other in zip(expected, found, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], abs=1e-4)
+    assert weights(out).keys() == weights(alone).keys()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray")
+def test_a_run_whose_worker_is_killed_ends_like_one_that_never_was(alone, tmp_path):
+    """SIGKILL to one of two workers after step 15: no step is missing, none is different."""
+    killed: list[int] = []
+
+    def kill() -> None:
+        worker = workers()[-1]
+        worker.kill()
+        killed.append(worker.pid)
+
+    watcher = once(lambda: step_of(tmp_path) >= 15, kill)
+    result = train_on_cluster(small_run(), tmp_path, 2)
+    watcher.join(1)
+    assert len(killed) == 1
+    assert result.weights is not None
+    assert_ended_like(alone, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray")
+def test_sigterm_to_a_worker_saves_and_one_process_goes_on(alone, tmp_path):
+    """The run ends unfinished with its last step committed; without a cluster it is finished."""
+    watcher = once(lambda: step_of(tmp_path) >= 10, lambda: workers()[-1].terminate())
+    result = train_on_cluster(small_run(), tmp_path, 2)
+    watcher.join(1)
+    assert result.signal == signal.SIGTERM
+    assert result.weights is None
+    committed = newest(tmp_path / CHECKPOINTS, pytest.fail)
+    assert committed is not None
+    assert committed.step == result.metrics["step"] == step_of(tmp_path) < STEPS
+    assert train(small_run(), tmp_path).weights is not None
+    assert_ended_like(alone, tmp_path)
+
+
+def test_a_number_of_workers_that_the_batch_cannot_feed_is_refused_with_those_it_can(tmp_path):
+    """Before anything is started."""
+    with pytest.raises(UsageError, match="possible are 1, 2, 4"):
+        train_on_cluster(replace(small_run(), budget=Budget(steps=1)), tmp_path, 3)
