@@ -5,6 +5,8 @@ configuration, 3 input rejected, 4 environment unfit, 75 try again, 130/143 inte
 Messages are one sentence: what, where, what to do.
 """
 
+import errno
+
 from everview.datasets.errors import DataError
 
 
@@ -44,6 +46,8 @@ def exit_code_of(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, DataError):
         return 3
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return TryAgain.exit_code
     if isinstance(error, KeyboardInterrupt):
         return 130
     return 1

@@ -67,7 +67,7 @@ class SceneCursor:
                 f"most {scenes}"
             )
         self.epoch = self.place = 0
-        self._seed, self._part, self._parts = seed, part, parts
+        self._seed, self._part, self._parts, self._scenes = seed, part, parts, scenes
         self._set_identity = shards.identity
         self._counts = tuple(len(shard.scenes) for shard in shards.manifest.shards)
         self._order: tuple[int, np.ndarray] | None = None
@@ -93,6 +93,7 @@ class SceneCursor:
         """The position, and of which walk: small, plain JSON data."""
         return {
             "set": self._set_identity,
+            "scenes": self._scenes,
             "seed": self._seed,
             "part": self._part,
             "parts": self._parts,
@@ -103,11 +104,11 @@ class SceneCursor:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on after `state`. Raises DataError if it is the state of another walk."""
         here = self.state()
-        for key in ("set", "seed", "part", "parts"):
+        for key in ("set", "scenes", "seed", "part", "parts"):
             if not isinstance(state, dict) or state.get(key) != here[key]:
                 raise DataError(
                     f"the cursor to restore walks another {key} of scenes than this one; use the "
-                    "same set, seed and number of parts"
+                    "same set, scenes, seed and number of parts"
                 )
         epoch, place = int(state["epoch"]), int(state["place"])
         before = self.epoch

@@ -8,11 +8,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from everview.pipeline.errors import EnvironmentUnfit, TryAgain
 
@@ -22,12 +25,21 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full or read-only disk into the sentence and exit code a user can act on."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as error:
+        number = _errno(error)
+        if number in (errno.ENOSPC, errno.EDQUOT):
             raise TryAgain(f"no space left while writing {path}; free some and try again") from None
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise EnvironmentUnfit(f"{path} can't be written: {error.strerror}") from None
+        if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise EnvironmentUnfit(f"{path} can't be written: {os.strerror(number)}") from None
         raise
+
+
+def _errno(error: OSError | SafetensorError) -> int:
+    """The system's number of an error; safetensors tells it in words alone."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    told = re.search(r"os error (\d+)", str(error))
+    return int(told[1]) if told else 0
 
 
 @contextmanager

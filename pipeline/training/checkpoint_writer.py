@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from everview.pipeline.errors import TryAgain
+from everview.pipeline.errors import EverviewError, TryAgain
 from everview.pipeline.training.checkpoints import Entry, checkpoint_name, seal, write_part
 from everview.pipeline.training.exchange import Exchange
 
@@ -72,7 +72,7 @@ class CheckpointWriter:
             rank = self._rank if self._size > 1 else None
             try:
                 entries = write_part(self.directory, name, tensors, rank)
-            except OSError as error:
+            except (OSError, EverviewError) as error:
                 self._exchange.tell(name, str(error))
                 raise
             self._exchange.tell(name, [dataclasses.asdict(entry) for entry in entries])

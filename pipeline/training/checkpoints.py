@@ -16,7 +16,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from everview.pipeline.errors import InputRejected
+from everview.pipeline.runs.atomic import disk_errors
 
 SCHEMA = 1
 MANIFEST = "MANIFEST.json"
@@ -55,7 +57,7 @@ class Entry:
 def commit(directory: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
     """Write `checkpoint` below `directory` as one unit; keep the newest `keep`. Its path.
 
-    An OSError (a full disk) leaves earlier commits untouched and no new one.
+    Raises as `write_part` does; earlier commits stay as they are then, and there is no new one.
     """
     name = checkpoint_name(checkpoint.step, uuid.uuid4().hex[:12])
     entries = write_part(directory, name, checkpoint.tensors)
@@ -75,14 +77,14 @@ def write_part(
 ) -> list[Entry]:
     """Write these files into the draft of the commit `name`, synchronised. What was written.
 
-    rank: of several that write into one draft, which; part of the files' names. An OSError leaves
-    no draft.
+    rank: of several that write into one draft, which; part of the files' names. Raises TryAgain
+    when the disk is full, EnvironmentUnfit when it can't be written to; no draft is left then.
     """
     draft = _draft(directory, name)
     ending = "" if rank is None else f"-{rank}"
-    try:
+    entries = []
+    with _drafting(draft):
         draft.mkdir(parents=True, exist_ok=True)
-        entries = []
         for kind, values in tensors.items():
             # a copy: safetensors refuses tensors that share storage or are strided
             plain = {
@@ -91,10 +93,7 @@ def write_part(
             path = draft / f"{kind}{ending}.safetensors"
             save_file(plain, path)
             entries.append(_finished(path))
-        return entries
-    except OSError:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+    return entries
 
 
 def seal(
@@ -107,7 +106,7 @@ def seal(
 ) -> Path:
     """Turn the draft of `name`, which holds `entries`, into a commit; keep the newest `keep`."""
     draft, final = _draft(directory, name), directory / name
-    try:
+    with _drafting(draft):
         _write_json(draft / "facts.json", dict(facts))
         files = [*entries, _finished(draft / "facts.json")]
         manifest = {
@@ -123,15 +122,23 @@ def seal(
             _synchronise(path)
         draft.rename(final)
         _synchronise(directory)
-    except OSError:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
     _purge(directory, keep)
     return final
 
 
 def _draft(directory: Path, name: str) -> Path:
     return directory / f"{name}.tmp"
+
+
+@contextmanager
+def _drafting(draft: Path) -> Iterator[None]:
+    """What goes wrong leaves no draft; a full or read-only disk is said as users can act on it."""
+    try:
+        with disk_errors(draft):
+            yield
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
 def _finished(path: Path) -> Entry:

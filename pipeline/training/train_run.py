@@ -19,6 +19,7 @@ from everview.models.scene_model import SceneModel
 from everview.models.schedule import Schedule
 from everview.models.weight_files import load_model, save_weights
 from everview.pipeline.errors import EnvironmentUnfit, InputRejected, UsageError
+from everview.pipeline.runs.atomic import disk_errors
 from everview.pipeline.training.captured import CapturedStep, Step
 from everview.pipeline.training.checkpoint_writer import CheckpointWriter
 from everview.pipeline.training.checkpoints import Checkpoint, newest, read
@@ -259,7 +260,8 @@ def publish(run: TrainRun, folder: Path | None = None, bits: int = 8) -> Path:
     model = run.optimiser.whole()
     if run.exchange.ranks.leads:
         card = model_card(run.config, facts)
-        save_weights(model, folder, card, bits=bits, facts=facts)
+        with disk_errors(folder):
+            save_weights(model, folder, card, bits=bits, facts=facts)
     return folder
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
-from everview.pipeline.errors import InputRejected
+from everview.pipeline.errors import InputRejected, TryAgain
 from everview.pipeline.training.checkpoints import MANIFEST, Checkpoint, commit, newest
 
 
@@ -88,14 +89,21 @@ def test_an_unfinished_commit_does_not_count_and_is_cleared(tmp_path):
     assert not draft.exists()
 
 
-def test_a_failed_write_leaves_earlier_commits_and_no_draft(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("_synchronise", OSError(28, "No space left on device")),
+        ("save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
+    ],
+)
+def test_a_full_disk_leaves_earlier_commits_and_no_draft(tmp_path, monkeypatch, place, error):
     commit(tmp_path, checkpoint(1))
 
     def full(*args: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
-    monkeypatch.setattr("everview.pipeline.training.checkpoints._synchronise", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(f"everview.pipeline.training.checkpoints.{place}", full)
+    with pytest.raises(TryAgain, match="no space left"):
         commit(tmp_path, checkpoint(2))
     assert [path.name[:13] for path in tmp_path.iterdir()] == ["step-00000001"]
 

@@ -1,0 +1,143 @@
+"""`python -m everview.workflows.faults`: run the matrix, print it, write it down."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from everview.workflows.faults import one_process, several_ranks
+from everview.workflows.faults.trial import Unmet
+
+Run = Callable[[int, Path], float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fault: its number in the matrix, in words, how it is tried, and how often in full."""
+
+    number: str
+    fault: str
+    must_hold: str
+    run: Run
+    seeds: int
+
+
+ROWS = (
+    Row("1", "SIGKILL of one of 2 workers, 1 to 3 times in 60 steps", "curve and weights of an "
+        "unharmed run, bit for bit", several_ranks.worker_killed, 20),
+    Row("2", "SIGKILL at a touch of a file while committing", "the same",
+        one_process.killed_while_committing, 60),
+    Row("3", "SIGKILL of the driver of 2 workers", "workers die with it; the same",
+        several_ranks.driver_killed, 5),
+    Row("5", "2 workers, then 1, then 2", "losses within 1e-5",
+        several_ranks.other_number_of_workers, 5),
+    Row("6", "SIGTERM", "committed within 5 s, exit code 143", one_process.terminated, 20),
+    Row("7", "a file of the newest commit truncated, flipped, empty or missing", "named, set "
+        "aside, the commit before it used; curve and weights", one_process.damaged, 16),
+    Row("7b", "every commit damaged", "exit code 3, twice", one_process.all_damaged, 3),
+    Row("8", "a program in place of the weights", "it doesn't run", one_process.malicious, 3),
+    Row("16", "disk full", "exit code 75; with room again, curve and weights",
+        one_process.disk_full, 5),
+    Row("24", "a second run in the directory", "refused while the first lives",
+        one_process.two_runs, 5),
+    Row("25", "a rank hangs", "named in an error after its 10 s timeout, exit code 75",
+        several_ranks.rank_hangs, 3),
+)  # fmt: skip
+
+
+@dataclass
+class Result:
+    """What became of a row: seeds tried, why some failed, seconds of those that held."""
+
+    number: str
+    fault: str
+    must_hold: str
+    seeds: list[int] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+
+    def cells(self) -> tuple[str, ...]:
+        """For the table."""
+        times = ""
+        if self.seconds:
+            times = f"{statistics.median(self.seconds):.1f} / {max(self.seconds):.1f}"
+        passed = f"{len(self.seeds) - len(self.failed)}/{len(self.seeds)}"
+        return self.number, self.fault, self.must_hold, passed, times
+
+
+HEAD = ("row", "fault", "must hold", "passed", "seconds, median / most")
+
+
+def table(results: Sequence[Result]) -> str:
+    """In Markdown."""
+    rows = [HEAD, ("---",) * len(HEAD), *(result.cells() for result in results)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def tried(row: Row, seeds: Sequence[int], folder: Path) -> Result:
+    """A row with these seeds, one after the other; each is reported as it ends."""
+    result = Result(row.number, row.fault, row.must_hold)
+    folder.mkdir(parents=True)
+    for seed in seeds:
+        result.seeds.append(seed)
+        began = time.monotonic()
+        try:
+            result.seconds.append(round(row.run(seed, folder), 2))
+            said = f"held, {result.seconds[-1]:.1f} s"
+        except Unmet as error:
+            result.failed[seed] = str(error)
+            said = f"NOT MET: {error}"
+        print(f"row {row.number}, seed {seed}: {said} ({time.monotonic() - began:.0f} s in all)",
+              file=sys.stderr, flush=True)  # fmt: skip
+    return result
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit code: 0 when everything held."""
+    parser = argparse.ArgumentParser(prog="python -m everview.workflows.faults",
+                                     description="the fault matrix of training")  # fmt: skip
+    numbers = [row.number for row in ROWS]
+    parser.add_argument("--rows", nargs="+", choices=numbers, default=numbers)
+    parser.add_argument("--seeds", type=int, help="of every row; else each row's own number")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="write the results as JSON")
+    parser.add_argument("--keep", type=Path, help="a new folder for runs and logs")
+    given = parser.parse_args(words)
+    results = []
+    with tempfile.TemporaryDirectory(prefix="everview-faults-") as temporary:
+        folder = given.keep or Path(temporary)
+        for row in ROWS:
+            if row.number in given.rows:
+                seeds = range(given.first_seed, given.first_seed + (given.seeds or row.seeds))
+                results.append(tried(row, seeds, folder / f"row-{row.number}"))
+                if given.out is not None:
+                    given.out.write_text(json.dumps(as_plain(results), indent=1) + "\n")
+    print(table(results))
+    for result in results:
+        for seed, why in result.failed.items():
+            print(f"\nrow {result.number}, seed {seed}: {why}")
+    return 1 if any(result.failed for result in results) else 0
+
+
+def as_plain(results: Sequence[Result]) -> dict[str, object]:
+    """For JSON: when and where, and every row."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": {"cores": os.cpu_count(), "system": platform.system(),
+                    "python": platform.python_version()},
+        "rows": [asdict(result) for result in results],
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

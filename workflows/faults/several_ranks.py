@@ -1,0 +1,132 @@
+"""Rows of the fault matrix that training on several workers of a Ray cluster can meet."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import psutil
+
+from everview.workflows.faults.one_process import unharmed
+from everview.workflows.faults.trial import (
+    Attempt,
+    Left,
+    Training,
+    demand,
+    losses_of,
+    start,
+    steps_of,
+    train,
+)
+
+PAIR = Training(steps=60, workers=2, commit_every_s=2.0)
+_RANK = "ray::"
+_CLOSE = 1e-5
+
+
+def ranks_of(attempt: Attempt) -> list[psutil.Process]:
+    """The processes that train, of a driver's descendants."""
+    found = []
+    for process in attempt.process.children(recursive=True):
+        try:
+            if process.name().startswith(_RANK) and "Train" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:  # it has just ended
+            continue
+    return found
+
+
+def worker_killed(seed: int, folder: Path) -> float:
+    """Row 1. One of two workers gets SIGKILL at one to three random steps: the run ends as an
+    unharmed one. Returns the longest recovery: from the kill to the first step after it."""
+    chance = random.Random(seed)
+    expected = unharmed(folder, PAIR)
+    out = folder / f"worker-{seed}"
+    attempt = start(PAIR.words(out), folder / f"worker-{seed}.log")
+    longest, victims = 0.0, sorted(chance.sample(range(3, PAIR.steps - 3), chance.randint(1, 3)))
+    for step in victims:
+        attempt.until(lambda step=step: steps_of(out) >= step, f"step {step}")
+        ranks = attempt.until(lambda: len(ranks_of(attempt)) >= 2 and ranks_of(attempt), "ranks")
+        chance.choice(sorted(ranks, key=lambda rank: rank.pid)).send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        gone = steps_of(out)
+        attempt.until(lambda gone=gone: _resumed(out, gone), "a step after the kill")
+        longest = max(longest, time.monotonic() - killed)
+    code = attempt.wait()
+    demand(code == 0, f"exit code {code}: {attempt.said()[-400:]}")
+    Left.by(out).demand_equal(expected)
+    return longest
+
+
+def _resumed(out: Path, gone: int) -> bool:
+    """The curve is cut back to the commit and grows again, past where it was."""
+    return steps_of(out) > gone
+
+
+def driver_killed(seed: int, folder: Path) -> float:
+    """Row 3. SIGKILL of the driver: its workers die with it, and the same command goes on."""
+    expected = unharmed(folder, PAIR)
+    out = folder / f"driver-{seed}"
+    attempt = start(PAIR.words(out), folder / f"driver-{seed}.log")
+    step = random.Random(seed).randint(3, PAIR.steps - 3)
+    attempt.until(lambda: steps_of(out) >= step, f"step {step}")
+    left = attempt.process.children(recursive=True)
+    attempt.kill()
+    _, alive = psutil.wait_procs(left, timeout=30)
+    demand(not alive, f"{len(alive)} processes outlive their driver: {_names(alive)}")
+    again = train(PAIR, out)
+    demand("continuing at step" in again.said(), "it began anew")
+    Left.by(out).demand_equal(expected)
+    return time.monotonic() - again.started
+
+
+def _names(processes: list[psutil.Process]) -> str:
+    return ", ".join(p.name() for p in processes if p.is_running())
+
+
+def other_number_of_workers(seed: int, folder: Path) -> float:
+    """Row 5. Two workers, then one, then two again, each until SIGTERM: the losses of an unharmed
+    run within 1e-5."""
+    unharmed(folder, PAIR)
+    out = folder / f"workers-{seed}"
+    chance = random.Random(seed)
+    for workers, step in ((2, chance.randint(5, 20)), (1, chance.randint(25, 40))):
+        training = Training(steps=PAIR.steps, workers=workers, commit_every_s=2.0)
+        attempt = start(training.words(out), folder / f"workers-{seed}.log")
+        attempt.until(lambda step=step: steps_of(out) >= step, f"step {step}")
+        attempt.process.send_signal(signal.SIGTERM)
+        code = attempt.wait()
+        demand(code == 143, f"exit code {code} with {workers} workers: {attempt.said()[-300:]}")
+    again = train(PAIR, out)
+    ours, theirs = losses_of(out), losses_of(folder / f"unharmed-{PAIR.steps}-{PAIR.workers}")
+    demand(ours.keys() == theirs.keys(), "other steps than an unharmed run's")
+    worst = max(abs(ours[step] - theirs[step]) for step in theirs)
+    demand(worst <= _CLOSE, f"losses differ by {worst:.1e}")
+    return time.monotonic() - again.started
+
+
+def rank_hangs(seed: int, folder: Path) -> float:
+    """Row 25. One rank stops for ever (SIGSTOP): an error that names it, within the timeout."""
+    training = Training(
+        steps=4000, workers=2, commit_every_s=2.0,
+        more=("--parallel.timeout-s", "10", "--parallel.max-failures", "0"),
+    )  # fmt: skip
+    out = folder / f"hang-{seed}"
+    attempt = start(training.words(out), folder / f"hang-{seed}.log")
+    attempt.until(lambda: steps_of(out) >= 3, "step 3")
+    ranks = sorted(ranks_of(attempt), key=lambda rank: rank.pid)
+    stopped = random.Random(seed).choice(ranks)
+    stopped.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        said = attempt.until(lambda: "never got past step" in attempt.said(), "word of it", 90)
+        code = attempt.wait(120)
+    finally:
+        if stopped.is_running():
+            stopped.send_signal(signal.SIGKILL)
+        if attempt.process.is_running():
+            attempt.kill()
+    demand(bool(said) and code == 75, f"exit code {code}: {attempt.said()[-400:]}")
+    return time.monotonic() - began
