@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -115,7 +116,7 @@ class Trial:
         for count, name in enumerate(_NODES, start=1):
             self.start_node(name)
             joined = what if count == len(_NODES) else f"{name} has joined"
-            self.wait(joined, lambda count=count: self.has_nodes(*_NODES[:count]))
+            self.wait(joined, partial(self.has_nodes, *_NODES[:count]))
 
     def ask(self, path: str, token: str | None = None) -> tuple[int, Any]:
         """The dashboard's answer as the laptop gets it: status and JSON; 0 when there is none."""
