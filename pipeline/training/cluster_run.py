@@ -19,13 +19,13 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from everview.models.context import Context
 from everview.pipeline import errors
-from everview.pipeline.cluster import ClusterConfig, cluster
+from everview.pipeline.cluster import Cluster, ClusterConfig, cluster
 from everview.pipeline.errors import EnvironmentUnfit, EverviewError, TryAgain, UsageError
 from everview.pipeline.runs.atomic import write_json
 from everview.pipeline.runs.metrics import read_json_object
@@ -69,13 +69,26 @@ def train_on_cluster(
         (out / name).unlink(missing_ok=True)
     (out / f"{_STOP}.{attempt.token}").touch()
     try:
-        with interruption() as interrupted, cluster(where), reporter() as report:
+        with interruption() as interrupted, cluster(where) as found, reporter() as report:
+            attempt = replace(attempt, config=_on_device(config, workers, found))
             _run_to_its_end(attempt, workers, interrupted, report)
     finally:
         (out / f"{_STOP}.{attempt.token}").unlink(missing_ok=True)
         (out / _STOP).unlink(missing_ok=True)
         shutil.rmtree(out / _RAY, ignore_errors=True)
     return _result(out)
+
+
+def _on_device(config: TrainConfig, workers: int, found: Cluster) -> TrainConfig:
+    """The configuration with its device decided for all workers, by what the cluster has."""
+    if config.device == "cuda" and found.gpus < workers:
+        raise EnvironmentUnfit(
+            f"{workers} workers need a GPU each, but the cluster has {found.gpus:g}; give fewer "
+            "--workers or --device cpu"
+        )
+    if config.device == "auto":
+        return replace(config, device="cuda" if found.gpus >= workers else "cpu")
+    return config
 
 
 def _run_to_its_end(
@@ -111,8 +124,6 @@ def _run_to_its_end(
 
 def _trainer(attempt: Attempt, workers: int) -> Any:
     """Ray's trainer for this attempt; its own files lie in the run directory while it runs."""
-    import torch
-
     # relative paths of a recipe are the driver's
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
@@ -128,12 +139,12 @@ def _trainer(attempt: Attempt, workers: int) -> Any:
         "max_failures": config.parallel.max_failures,
         "max_preemption_failures": -1,
     }
-    on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    on_gpu = config.device == "cuda"
     return TorchTrainer(
         run_worker,
         train_loop_config={"attempt": attempt},
         torch_config=WorkerSignals(
-            backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            backend="nccl" if on_gpu else "gloo",
             timeout_s=round(config.parallel.timeout_s * 2),
         ),
         scaling_config=ray_train.ScalingConfig(num_workers=workers, use_gpu=on_gpu),

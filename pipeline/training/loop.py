@@ -182,6 +182,8 @@ def compile_run(run: TrainRun, report: Reporter) -> None:
     run.model.compile_blocks(dynamic=False)
     if run.config.parallel.recompute:
         run.model.recompute_blocks()
+    if run.config.parallel.zero is not None:
+        return  # DeepSpeed counts backward passes: shapes are compiled as they come
     weights = run.config.loss.at(0.0)
     for draw in possible_draws(run.config.data):
         episode = run.feeder.sample(draw, seed=0)

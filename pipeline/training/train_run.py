@@ -136,6 +136,8 @@ def open_updater(
     """The optimiser that `config.parallel` names, and the objective as it wants to be called."""
     if config.parallel.zero is None:
         return Optimiser(objective.model, config.optimiser, ranks), objective
+    if not torch.distributed.is_initialized():
+        raise UsageError("--parallel.zero needs worker processes: give --workers, 1 is enough")
     from everview.pipeline.training.deepspeed_engine import DeepSpeedUpdater
 
     shares = [ranks.share.size(shape.scenes) for shape in config.data.shapes]

@@ -12,6 +12,9 @@ from everview.workflows.cli.arguments import CommonFlags, parse, part_of
 from everview.workflows.cli.outcome import Outcome
 
 if TYPE_CHECKING:
+    from everview.pipeline.runs import RunDirectory
+    from everview.pipeline.training.config import TrainConfig
+    from everview.pipeline.training.loop import TrainResult
     from everview.workflows.cli.train_flags import TrainArguments
 
 RecipeArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
@@ -43,13 +46,10 @@ def parse_words(words: Sequence[str], prog: str) -> CommonFlags:
 
 
 def run(arguments: TrainArguments) -> Outcome:
-    from everview.kernels.backend import backends_in_use
     from everview.pipeline.errors import UsageError
     from everview.pipeline.report import write_report
     from everview.pipeline.runs import RunDirectory, default_run_path, peak_rss_mib
     from everview.pipeline.training.config import TrainConfig
-    from everview.pipeline.training.loop import train
-    from everview.pipeline.training.train_run import choose_device
     from everview.workflows.cli.train_flags import TrainArguments
 
     if not isinstance(arguments, TrainArguments):
@@ -57,16 +57,8 @@ def run(arguments: TrainArguments) -> Outcome:
     config = part_of(arguments, TrainConfig)
     out = arguments.out or default_run_path("train", config.name, config)
     with RunDirectory.open(out, "train", config, fresh=arguments.fresh) as run:
-        run.note(backends=backends_in_use(choose_device(config.device)))
         with run.timed("train"):
-            if arguments.workers == 1 and not arguments.address:
-                done = train(config, run.path)
-            else:
-                from everview.pipeline.cluster import ClusterConfig
-                from everview.pipeline.training.cluster_run import train_on_cluster
-
-                where = ClusterConfig(address=arguments.address)
-                done = train_on_cluster(config, run.path, arguments.workers, where)
+            done = _train(arguments, config, run)
         facts = dict(done.metrics)
         place = None if done.weights is None else str(done.weights)
         run.note(device={"name": facts["device"]}, weights={"name": config.name, "folder": place})
@@ -85,6 +77,23 @@ def run(arguments: TrainArguments) -> Outcome:
         status = 0 if done.signal is None else 128 + done.signal
         run.finish(status)
     return Outcome({"metrics": metrics}, _page(values, facts), run=run.path, exit_code=status)
+
+
+def _train(arguments: TrainArguments, config: TrainConfig, run: RunDirectory) -> TrainResult:
+    """In this process, or by workers where several, a cluster or DeepSpeed are asked for."""
+    run.note(workers=arguments.workers)
+    if arguments.workers == 1 and not arguments.address and config.parallel.zero is None:
+        from everview.kernels.backend import backends_in_use
+        from everview.pipeline.training.loop import train
+        from everview.pipeline.training.train_run import choose_device
+
+        run.note(backends=backends_in_use(choose_device(config.device)))
+        return train(config, run.path)
+    from everview.pipeline.cluster import ClusterConfig
+    from everview.pipeline.training.cluster_run import train_on_cluster
+
+    where = ClusterConfig(address=arguments.address)
+    return train_on_cluster(config, run.path, arguments.workers, where)
 
 
 def _page(values: dict[str, object], facts: dict[str, object]) -> str:
