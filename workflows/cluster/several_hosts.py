@@ -108,6 +108,7 @@ class Trial:
         machine that isn't enough: one that gave up is started again."""
         for name in names:
             if self.nodes[name].poll() is not None:
+                self.hosts[name].lose_power()  # its agents outlive it and hold its ports
                 self.start_node(name)
         return self.living() == sorted(self.hosts[name].address for name in names)
 
