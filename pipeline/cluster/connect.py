@@ -117,6 +117,7 @@ def _start(config: ClusterConfig, place: Path) -> None:
             return
         except Exception as error:  # Ray raises the bare class when its processes are late
             ray.shutdown()
+            _end_what_started(place)
             if is_last:
                 reason = str(error).strip().partition("\n")[0]
                 raise TryAgain(f"Ray didn't start on this machine: {reason}") from error
@@ -204,6 +205,21 @@ def _own_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, mine)
+
+
+def _end_what_started(place: Path) -> None:
+    """The processes of a start that failed: they would hold the ports and cores of the next one."""
+    import psutil
+
+    family: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if str(place) in " ".join(child.cmdline()):
+                family += [child, *child.children(recursive=True)]
+    for member in family:
+        with contextlib.suppress(psutil.Error):
+            member.kill()
+    psutil.wait_procs(family, timeout=10.0)
 
 
 def _remove_what_dead_drivers_left() -> None:
