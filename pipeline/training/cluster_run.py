@@ -65,8 +65,8 @@ def train_on_cluster(
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     attempt = Attempt(config, out, secrets.token_hex(8))
-    for name in (_STOP, _RESULT):
-        (out / name).unlink(missing_ok=True)
+    for left in (*out.glob(f"{_STOP}*"), out / _RESULT):  # by a driver that was killed
+        left.unlink(missing_ok=True)
     (out / f"{_STOP}.{attempt.token}").touch()
     try:
         with interruption() as interrupted, cluster(where) as found, reporter() as report:
