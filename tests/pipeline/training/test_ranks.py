@@ -34,6 +34,12 @@ SHARED = replace(
     data=replace(CONFIG.data, shapes=(EpisodeShape(2, 4, 2, (1, 2)),)),
     parallel=ParallelConfig(context=2),
 )
+SHARED_AT_ONCE = replace(
+    SHARED,
+    model=CONFIG.model,
+    data=replace(SHARED.data, schedules=(("chunk_causal", 1.0), ("set", 1.0))),
+)
+"""All chunks' directions in one batch."""
 BLIND = ("layers.1.rates.bias",)
 """Rates' common factor, which Newton-Schulz takes out again: the gradient is rounding, and AdamW
 makes whole steps of it."""
@@ -149,12 +155,14 @@ def test_two_ranks_train_what_one_trains_plain_divided_by_zero_and_sharing_captu
     """One start of two processes for three ways; ZeRO 3 divides everything there is to divide."""
     monkeypatch.setattr(train_run, "render_scenes", render_for_a_run)
     zero = replace(CONFIG, parallel=ParallelConfig(zero=3, micro_scenes=1, offload=True))
+    shared = {"shared": SHARED, "at once": SHARED_AT_ONCE}
     run_ranks(ranked_train, 2, tmp_path, (CONFIG, "plain", STEPS), (zero, "zero", STEPS),
-              (SHARED, "shared", STEPS))  # fmt: skip
+              *((config, name, STEPS) for name, config in shared.items()))  # fmt: skip
     assert_same_run(alone, tmp_path / "plain")
     assert_same_run(alone, tmp_path / "zero")
-    train(replace(SHARED, parallel=ParallelConfig()), tmp_path / "whole")
-    assert_same_run(tmp_path / "whole", tmp_path / "shared")
+    for name, config in shared.items():
+        train(replace(config, parallel=ParallelConfig()), tmp_path / f"{name}, whole")
+        assert_same_run(tmp_path / f"{name}, whole", tmp_path / name)
 
 
 @pytest.mark.slow
