@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -47,12 +48,12 @@ def worker_killed(seed: int, folder: Path) -> float:
     attempt = start(PAIR.words(out), folder / f"worker-{seed}.log")
     longest, victims = 0.0, sorted(chance.sample(range(3, PAIR.steps - 3), chance.randint(1, 3)))
     for step in victims:
-        attempt.until(lambda step=step: steps_of(out) >= step, f"step {step}")
+        attempt.until(_reached(out, step), f"step {step}")
         ranks = attempt.until(lambda: len(ranks_of(attempt)) >= 2 and ranks_of(attempt), "ranks")
         chance.choice(sorted(ranks, key=lambda rank: rank.pid)).send_signal(signal.SIGKILL)
         killed = time.monotonic()
         gone = steps_of(out)
-        attempt.until(lambda gone=gone: _resumed(out, gone), "a step after the kill")
+        attempt.until(_reached(out, gone + 1), "a step after the kill")
         longest = max(longest, time.monotonic() - killed)
     code = attempt.wait()
     demand(code == 0, f"exit code {code}: {attempt.said()[-400:]}")
@@ -60,9 +61,8 @@ def worker_killed(seed: int, folder: Path) -> float:
     return longest
 
 
-def _resumed(out: Path, gone: int) -> bool:
-    """The curve is cut back to the commit and grows again, past where it was."""
-    return steps_of(out) > gone
+def _reached(out: Path, step: int) -> Callable[[], bool]:
+    return lambda: steps_of(out) >= step
 
 
 def driver_killed(seed: int, folder: Path) -> float:
@@ -71,7 +71,7 @@ def driver_killed(seed: int, folder: Path) -> float:
     out = folder / f"driver-{seed}"
     attempt = start(PAIR.words(out), folder / f"driver-{seed}.log")
     step = random.Random(seed).randint(3, PAIR.steps - 3)
-    attempt.until(lambda: steps_of(out) >= step, f"step {step}")
+    attempt.until(_reached(out, step), f"step {step}")
     left = attempt.process.children(recursive=True)
     attempt.kill()
     _, alive = psutil.wait_procs(left, timeout=30)
@@ -95,7 +95,7 @@ def other_number_of_workers(seed: int, folder: Path) -> float:
     for workers, step in ((2, chance.randint(5, 20)), (1, chance.randint(25, 40))):
         training = Training(steps=PAIR.steps, workers=workers, commit_every_s=2.0)
         attempt = start(training.words(out), folder / f"workers-{seed}.log")
-        attempt.until(lambda step=step: steps_of(out) >= step, f"step {step}")
+        attempt.until(_reached(out, step), f"step {step}")
         attempt.process.send_signal(signal.SIGTERM)
         code = attempt.wait()
         demand(code == 143, f"exit code {code} with {workers} workers: {attempt.said()[-300:]}")
@@ -115,7 +115,7 @@ def rank_hangs(seed: int, folder: Path) -> float:
     )  # fmt: skip
     out = folder / f"hang-{seed}"
     attempt = start(training.words(out), folder / f"hang-{seed}.log")
-    attempt.until(lambda: steps_of(out) >= 3, "step 3")
+    attempt.until(_reached(out, 3), "step 3")
     ranks = sorted(ranks_of(attempt), key=lambda rank: rank.pid)
     stopped = random.Random(seed).choice(ranks)
     stopped.send_signal(signal.SIGSTOP)

@@ -1,0 +1,38 @@
+"""The fault matrix says what held; one of its rows is tried here, all of them by its command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from everview.workflows.faults.__main__ import ROWS, Row, main, table, tried
+from everview.workflows.faults.trial import Unmet
+
+
+def test_every_row_has_a_number_of_its_own():
+    numbers = [row.number for row in ROWS]
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_a_row_that_is_not_met_is_told_with_its_seed(tmp_path, capsys):
+    def run(seed: int, folder: Path) -> float:
+        if seed == 2:
+            raise Unmet("the curve differs")
+        return 1.5 * seed
+
+    result = tried(Row("0", "none", "nothing", run, 3), range(1, 4), tmp_path / "row")
+    assert result.failed == {2: "the curve differs"}
+    assert result.cells() == ("0", "none", "nothing", "2/3", "3.0 / 4.5")
+    assert "row 0, seed 2: NOT MET: the curve differs" in capsys.readouterr().err
+    assert "| 0 | none | nothing | 2/3 | 3.0 / 4.5 |" in table([result])
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_while_it_commits_ends_like_one_that_is_not(tmp_path):
+    out = tmp_path / "faults.json"
+    assert main(["--rows", "2", "--seeds", "1", "--out", str(out)]) == 0
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["seeds"] == [0]
+    assert not row["failed"]
