@@ -23,7 +23,7 @@ class Arguments(ClusterFlags):
     `status` exits with the job's own exit code once it has ended; `logs --follow` too.
     """
 
-    what: Annotated[Literal["list", "status", "logs", "stop"], tyro.conf.Positional]
+    what: Annotated[Literal["list", "status", "logs", "stop"], tyro.conf.Positional] = "list"
     """list: all jobs; status, logs, stop: of one"""
     id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ID")] = ""
     """the job's id, as `submit` and `list` say it"""
