@@ -171,6 +171,12 @@ def newest(directory: Path, warn: Warn) -> Checkpoint | None:
     return None
 
 
+def last_step(directory: Path) -> int | None:
+    """The step of the newest commit below `directory`, verified or not; None without one."""
+    committed = _committed(directory)
+    return int(committed[0].name[5:13]) if committed else None
+
+
 def read(path: Path) -> Checkpoint:
     """The checkpoint at `path`, sizes checked before hashes and hashes before contents.
 

@@ -29,11 +29,13 @@ from everview.pipeline.cluster import Cluster, ClusterConfig, cluster
 from everview.pipeline.errors import EnvironmentUnfit, EverviewError, TryAgain, UsageError
 from everview.pipeline.runs.atomic import write_json
 from everview.pipeline.runs.metrics import read_json_object
+from everview.pipeline.training.checkpoints import last_step
 from everview.pipeline.training.config import TrainConfig
 from everview.pipeline.training.exchange import LostRankError, open_exchange
 from everview.pipeline.training.loop import TrainResult, interruption, train
 from everview.pipeline.training.ranks import Ranks
 from everview.pipeline.training.reporting import CURVE, Curve, Reporter, reporter
+from everview.pipeline.training.train_run import CHECKPOINTS
 
 POLL_S = 0.5
 """Seconds between the driver's looks at how far the workers are."""
@@ -71,6 +73,12 @@ def train_on_cluster(
     try:
         with interruption() as interrupted, cluster(where) as found, reporter() as report:
             attempt = replace(attempt, config=_on_device(config, workers, found))
+            step = last_step(out / CHECKPOINTS)
+            report.say(
+                "no checkpoint yet: starting at step 0"
+                if step is None
+                else f"continuing at step {step}, if its commit verifies"
+            )
             _run_to_its_end(attempt, workers, interrupted, report)
     finally:
         (out / f"{_STOP}.{attempt.token}").unlink(missing_ok=True)

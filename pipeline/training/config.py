@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from everview.models.config import ModelConfig
+from everview.pipeline.tracking.config import Tracking
 from everview.pipeline.training.learning_rate import Budget, Ramp, RateSchedule, constant
 
 Schedule = Literal["set", "chunked_set", "chunk_causal", "shifted"]
@@ -307,6 +308,8 @@ class TrainConfig:
     """held-out measurement"""
     parallel: ParallelConfig = ParallelConfig()
     """micro-batches and several ranks"""
+    tracking: Tracking = Tracking()  # noqa: RUF009 (frozen)
+    """where the curves go while the run goes on"""
     start_from: str | None = None
     """weights to start from: a name or a folder; None draws new ones"""
     seed: int = 0

@@ -59,7 +59,9 @@ class Exchange:
         try:
             yield
         except RuntimeError as error:
-            lost = self._behind() if self.ranks.size > 1 and _is_loss(error) else ""
+            lost = ""
+            if self.ranks.size > 1 and _is_loss(error):
+                lost = self._behind() or self._silent()
             if not lost:
                 raise
             raise LostRankError(
@@ -127,6 +129,22 @@ class Exchange:
             return f"rank 0 of {size}, which keeps the ranks' store, is gone"
         return " and ".join(behind)
 
+    def _silent(self) -> str:
+        """Where all came to the same step, the ranks that don't fail in it as this one does."""
+        size, silent = self.ranks.size, []
+        patience = timedelta(seconds=max(5.0, self.timeout_s / 2))
+        try:
+            self.store.set(f"failed/{self._reached}/{self.ranks.rank}", "1")
+            for rank in range(size):
+                try:
+                    self.store.wait([f"failed/{self._reached}/{rank}"], patience)
+                except RuntimeError:
+                    silent.append(f"rank {rank} of {size} went silent in step {self._reached}")
+                    patience = timedelta(seconds=1)
+        except RuntimeError:
+            return f"rank 0 of {size}, which keeps the ranks' store, is gone"
+        return " and ".join(silent)
+
 
 def _is_loss(error: RuntimeError) -> bool:
     """Whether a collective failed for want of another rank, as far as its message tells."""
@@ -156,4 +174,5 @@ def open_exchange(context: int, timeout_s: float) -> Exchange:
     # a name of its own: keys are used once in an exchange, and a process may open several
     place = f"everview/{host.group_name}"  # type: ignore[union-attr]
     store = distributed.PrefixStore(place, distributed.distributed_c10d._get_default_store())
+    store.set_timeout(wait)  # or asking a rank 0 that hangs would take minutes
     return Exchange(Ranks(rank, size, own), store, host, timeout_s)

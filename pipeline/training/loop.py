@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from everview.pipeline.tracking import NoTracker, TrackedCurve, open_tracker
 from everview.pipeline.training.config import TrainConfig
 from everview.pipeline.training.exchange import Exchange
 from everview.pipeline.training.feeding import possible_draws
@@ -86,6 +87,7 @@ def train(
             return loop.run_out()
         finally:
             run.writer.leave()
+            loop.tracker.close()
 
 
 class _Loop:
@@ -101,7 +103,12 @@ class _Loop:
         after_commit: Callable[[TrainRun], None] | None,
     ) -> None:
         self.run, self.report = run, report
-        self.curve = Curve(run.out / CURVE, run.step) if run.exchange.ranks.leads else None
+        leads = run.exchange.ranks.leads
+        self.tracker = (
+            open_tracker(run.config.tracking, run.out, run.step) if leads else NoTracker()
+        )
+        tracked = TrackedCurve(self.tracker)
+        self.curve = Curve(run.out / CURVE, run.step, tracked) if leads else None
         self.clock = Clock(run.elapsed_s)
         self.ends = math.inf if attempt_s is None else time.monotonic() + attempt_s
         self.interrupted, self.stop_signal = interrupted, stop_signal

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
+from everview.pipeline.tracking import TrackedCurve
 from everview.pipeline.training.losses import BANK_MEANS
 from everview.pipeline.training.step import StepResult
 
@@ -26,8 +27,9 @@ CURVE = "metrics.jsonl"
 class Curve:
     """One JSON object a line, appended; a resumed run drops what lies beyond its checkpoint."""
 
-    def __init__(self, path: Path, step: int) -> None:
-        self._path = path
+    def __init__(self, path: Path, step: int, tracked: TrackedCurve | None = None) -> None:
+        """tracked: hears every line too."""
+        self._path, self._tracked = path, tracked
         kept = [line for line in self.read(path) if line["step"] <= step]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
@@ -35,6 +37,8 @@ class Curve:
         """Add one line; it is on its way to the disk when this returns."""
         with self._path.open("a") as file:
             file.write(json.dumps(dict(line)) + "\n")
+        if self._tracked is not None:
+            self._tracked.line(line)
 
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:

@@ -42,7 +42,8 @@ CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights"
 # settings of a run that may change between its attempts without making it another run
 _OPERATIONAL = (
-    "device", "compile", "capture", "parallel", "commit_every_s", "keep", "report_every",
+    "device", "compile", "capture", "parallel", "tracking",
+    "commit_every_s", "keep", "report_every",
 )  # fmt: skip
 MEASURING_PATIENCE = 20.0
 """Ranks measure held-out scenes at different speeds; nobody is lost for that."""

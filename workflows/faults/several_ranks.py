@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from everview.workflows.faults.trial import (
     Attempt,
     Left,
     Training,
+    commits_of,
     demand,
     losses_of,
     start,
@@ -22,8 +24,10 @@ from everview.workflows.faults.trial import (
     train,
 )
 
-PAIR = Training(steps=60, workers=2, commit_every_s=2.0)
-_RANK = "ray::"
+PAIR = Training(steps=60, workers=2, commit_every_s=0.5)
+_RANK = "ray::RayTrainWorker"
+_AGENTS_S = 90.0
+"""Two idle agents of Ray notice after a minute that their driver was killed."""
 _CLOSE = 1e-5
 
 
@@ -32,7 +36,7 @@ def ranks_of(attempt: Attempt) -> list[psutil.Process]:
     found = []
     for process in attempt.process.children(recursive=True):
         try:
-            if process.name().startswith(_RANK) and "Train" in " ".join(process.cmdline()):
+            if " ".join(process.cmdline()).startswith(_RANK):
                 found.append(process)
         except psutil.Error:  # it has just ended
             continue
@@ -72,9 +76,12 @@ def driver_killed(seed: int, folder: Path) -> float:
     attempt = start(PAIR.words(out), folder / f"driver-{seed}.log")
     step = random.Random(seed).randint(3, PAIR.steps - 3)
     attempt.until(_reached(out, step), f"step {step}")
-    left = attempt.process.children(recursive=True)
+    attempt.until(lambda: commits_of(out), "first commit")
+    ranks, left = ranks_of(attempt), attempt.process.children(recursive=True)
     attempt.kill()
-    _, alive = psutil.wait_procs(left, timeout=30)
+    _, training = psutil.wait_procs(ranks, timeout=15)
+    demand(not training, f"{len(training)} ranks outlive their driver")
+    _, alive = psutil.wait_procs(left, timeout=_AGENTS_S)
     demand(not alive, f"{len(alive)} processes outlive their driver: {_names(alive)}")
     again = train(PAIR, out)
     demand("continuing at step" in again.said(), "it began anew")
@@ -121,12 +128,13 @@ def rank_hangs(seed: int, folder: Path) -> float:
     stopped.send_signal(signal.SIGSTOP)
     began = time.monotonic()
     try:
-        said = attempt.until(lambda: "never got past step" in attempt.said(), "word of it", 90)
-        code = attempt.wait(120)
+        code = attempt.wait(150)
     finally:
         if stopped.is_running():
             stopped.send_signal(signal.SIGKILL)
         if attempt.process.is_running():
             attempt.kill()
-    demand(bool(said) and code == 75, f"exit code {code}: {attempt.said()[-400:]}")
+    told = re.search(r"rank (\d): rank (\d) of 2", attempt.said())
+    demand(code == 75, f"exit code {code}: {attempt.said()[-400:]}")
+    demand(told is not None and told[1] != told[2], f"it isn't named: {attempt.said()[-600:]}")
     return time.monotonic() - began
