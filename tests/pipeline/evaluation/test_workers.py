@@ -24,6 +24,8 @@ from everview.pipeline.evaluation.workers import SceneWorker, Task
 from everview.pipeline.runs import read_frames, read_run
 from tests.pipeline.evaluation.conftest import FolderProtocol, FolderScene, write_wall
 
+pytestmark = pytest.mark.ray
+
 TIMED = {"frames_per_s", "latency_ms_p50", "latency_ms_p95", "latency_ms", "duration_s"}
 
 

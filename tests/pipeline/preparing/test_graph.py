@@ -10,7 +10,7 @@ from everview.pipeline.preparing.run import prepare
 from tests.pipeline.preparing.sources import capture, write_pictures
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def files(folder):

@@ -27,6 +27,8 @@ from everview.pipeline.training.train_run import CHECKPOINTS
 from everview.workflows.recipes import find_recipe
 from tests.pipeline.training.test_ranks import losses, weights
 
+pytestmark = pytest.mark.ray
+
 STEPS = 40
 DEADLINE_S = 240.0
 WHERE = ClusterConfig(cpus=2, object_store_mib=200)

@@ -174,6 +174,7 @@ def test_what_does_not_fit_is_said(places, tmp_path):
         data(places[:1], shard_shares=(1.0, 2.0))
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_ray_data_makes_the_blocks_that_threads_make(places):
     from everview.pipeline.cluster import ClusterConfig, cluster
