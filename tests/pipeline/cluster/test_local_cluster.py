@@ -14,12 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+pytestmark = pytest.mark.ray
+
 DRIVER = """
 import json, os, signal, sys, threading, time
 before = signal.getsignal(signal.SIGTERM)
 from everview.pipeline.cluster import ClusterConfig, cluster
-
-pytestmark = pytest.mark.ray
 with cluster(ClusterConfig(cpus=2, object_store_mib=100)) as found:
     import ray
 
