@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.slow]
 
 SECONDS = 120.0  # for anything here; every wait has an end
 BIN = str(Path(sys.executable).parent)

@@ -125,6 +125,7 @@ def test_a_run_whose_worker_is_killed_ends_like_one_that_never_was(untouched, tm
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray")
+@pytest.mark.long
 def test_sigterm_to_a_worker_saves_and_the_run_goes_on(untouched, tmp_path):
     """The run ends unfinished with its last step committed; what is left needs no cluster."""
     watcher = once(lambda: step_of(tmp_path) >= 10, lambda: workers()[-1].terminate())
@@ -139,6 +140,7 @@ def test_sigterm_to_a_worker_saves_and_the_run_goes_on(untouched, tmp_path):
     assert_ended_like(untouched, tmp_path)
 
 
+@pytest.mark.long
 def test_a_number_of_workers_that_the_batch_cannot_feed_is_refused_with_those_it_can(tmp_path):
     """Before anything is started."""
     with pytest.raises(UsageError, match="possible are 1, 2, 4"):
