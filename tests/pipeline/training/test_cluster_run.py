@@ -140,7 +140,6 @@ def test_sigterm_to_a_worker_saves_and_the_run_goes_on(untouched, tmp_path):
     assert_ended_like(untouched, tmp_path)
 
 
-@pytest.mark.long
 def test_a_number_of_workers_that_the_batch_cannot_feed_is_refused_with_those_it_can(tmp_path):
     """Before anything is started."""
     with pytest.raises(UsageError, match="possible are 1, 2, 4"):
