@@ -36,12 +36,12 @@ is what waits for it."""
 def block_stream(make: Make, numbers: Iterator[int], workers: int = 2) -> Iterator[SceneViews]:
     """make(number) for each of the endless `numbers`, in order, begun ahead.
 
-    In a worker of Ray the blocks are made by tasks all over the cluster, elsewhere by `workers`
-    threads. Raises what `make` raises. Closing the iterator ends it all.
+    In a worker of Ray the blocks are made by `workers` tasks anywhere in the cluster, elsewhere by
+    as many threads. Raises what `make` raises. Closing the iterator ends it all.
     """
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
-        return _by_ray(make, numbers)
+        return _by_ray(make, numbers, workers)
     return _by_threads(make, numbers, workers)
 
 
@@ -60,7 +60,7 @@ def _by_threads(make: Make, numbers: Iterator[int], workers: int) -> Iterator[Sc
                 future.cancel()
 
 
-def _by_ray(make: Make, numbers: Iterator[int]) -> Iterator[SceneViews]:
+def _by_ray(make: Make, numbers: Iterator[int], workers: int) -> Iterator[SceneViews]:
     """Rows are fetched by a thread of their own, so that the next are under way meanwhile."""
     rows: Queue[SceneViews | Exception | None] = Queue(AHEAD)
     stop = threading.Event()
@@ -68,7 +68,7 @@ def _by_ray(make: Make, numbers: Iterator[int]) -> Iterator[SceneViews]:
     def fetch() -> None:
         try:
             while not stop.is_set() and (some := list(islice(numbers, _DATASET))):
-                with closing(_rows(make, some)) as made:
+                with closing(_rows(make, some, workers)) as made:
                     for row in made:
                         if not _put(rows, row, stop):
                             return
@@ -106,14 +106,15 @@ def _get(rows: Queue[Any], thread: threading.Thread) -> Any:
                 raise RuntimeError("the thread that feeds stored scenes has ended") from None
 
 
-def _rows(make: Make, numbers: list[int]) -> Generator[SceneViews, None, None]:
+def _rows(make: Make, numbers: list[int], workers: int) -> Generator[SceneViews, None, None]:
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     items = ray.data.from_items([{"number": n} for n in numbers], override_num_blocks=len(numbers))
-    made = items.map(_Maker(make), num_cpus=_TASK_CPUS)
+    # tasks that reserve so little would all be started at once, each a process that imports torch
+    made = items.map(_Maker(make), num_cpus=_TASK_CPUS, concurrency=workers)
     for row in made.iter_rows():
         yield SceneViews(**{f.name: _tensor(row[f.name]) for f in fields(SceneViews)})
 
