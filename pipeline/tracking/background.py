@@ -88,8 +88,8 @@ class BackgroundTracker:
         with self._lock:
             if self._given_up.is_set():
                 return
-            self._given_up.set()
-        log.warning(
-            "tracking: %s %s; the run goes on without it, its curve is in the run directory",
-            self._label, why,
-        )  # fmt: skip
+            log.warning(
+                "tracking: %s %s; the run goes on without it, its curve is in the run directory",
+                self._label, why,
+            )  # fmt: skip
+            self._given_up.set()  # last: who sees it down, `close` too, finds the warning said
