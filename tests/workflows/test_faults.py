@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from everview.workflows.faults.__main__ import ROWS, Row, main, table, tried
+from everview.workflows.faults.__main__ import ROWS, Result, Row, main, table, tried, write
 from everview.workflows.faults.trial import Unmet
 
 
@@ -27,6 +27,14 @@ def test_a_row_that_is_not_met_is_told_with_its_seed(tmp_path, capsys):
     assert result.cells() == ("0", "none", "nothing", "2/3", "3.0 / 4.5")
     assert "row 0, seed 2: NOT MET: the curve differs" in capsys.readouterr().err
     assert "| 0 | none | nothing | 2/3 | 3.0 / 4.5 |" in table([result])
+
+
+def test_a_matrix_run_in_parts_keeps_the_rows_of_the_other_parts(tmp_path):
+    out = tmp_path / "faults.json"
+    for number, seconds in (("7", 1.0), ("2", 2.0), ("7", 3.0)):
+        write(out, [Result(number, "fault", "must hold", [0], {}, [seconds])])
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["number"], row["seconds"]) for row in rows] == [("2", [2.0]), ("7", [3.0])]
 
 
 @pytest.mark.slow

@@ -65,6 +65,7 @@ class Result:
     seeds: list[int] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
+    date: str = field(default_factory=lambda: datetime.date.today().isoformat())
 
     def cells(self) -> tuple[str, ...]:
         """For the table."""
@@ -110,10 +111,15 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", nargs="+", choices=numbers, default=numbers)
     parser.add_argument("--seeds", type=int, help="of every row; else each row's own number")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="write the results as JSON")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="write the results as JSON; rows that are there "
+        "already and not tried again stay, so a matrix can be run in parts",
+    )
     parser.add_argument("--keep", type=Path, help="a new folder for runs and logs")
     given = parser.parse_args(words)
-    results = []
+    results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="everview-faults-") as temporary:
         folder = given.keep or Path(temporary)
         for row in ROWS:
@@ -121,7 +127,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 seeds = range(given.first_seed, given.first_seed + (given.seeds or row.seeds))
                 results.append(tried(row, seeds, folder / f"row-{row.number}"))
                 if given.out is not None:
-                    given.out.write_text(json.dumps(as_plain(results), indent=1) + "\n")
+                    write(given.out, results)
     print(table(results))
     for result in results:
         for seed, why in result.failed.items():
@@ -129,14 +135,18 @@ def main(words: Sequence[str] | None = None) -> int:
     return 1 if any(result.failed for result in results) else 0
 
 
-def as_plain(results: Sequence[Result]) -> dict[str, object]:
-    """For JSON: when and where, and every row."""
-    return {
-        "date": datetime.date.today().isoformat(),
-        "machine": {"cores": os.cpu_count(), "system": platform.system(),
-                    "python": platform.python_version()},
-        "rows": [asdict(result) for result in results],
-    }  # fmt: skip
+def write(out: Path, results: Sequence[Result]) -> None:
+    """When and where, and every row, beside the rows of `out` that weren't tried now."""
+    rows = (
+        {row["number"]: row for row in json.loads(out.read_text())["rows"]} if out.exists() else {}
+    )
+    rows |= {result.number: asdict(result) for result in results}
+    machine = {"cores": os.cpu_count(), "system": platform.system(),
+               "python": platform.python_version()}  # fmt: skip
+    ordered = [rows[row.number] for row in ROWS if row.number in rows]
+    part = out.with_name(out.name + ".part")
+    part.write_text(json.dumps({"machine": machine, "rows": ordered}, indent=1) + "\n")
+    part.replace(out)
 
 
 if __name__ == "__main__":
