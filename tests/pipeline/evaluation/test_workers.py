@@ -163,8 +163,13 @@ def test_ctrl_c_ends_the_workers_and_is_recorded(
 
     hand_outs.then = interrupt
     config = EvaluationConfig(protocol="procedural", scenes=3, size=32, weights=weights)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(config, tmp_path / "run", workers=2)
+    # a shell starts what runs in its background with SIGINT ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(config, tmp_path / "run", workers=2)
+    finally:
+        signal.signal(signal.SIGINT, before)
     record = read_run(tmp_path / "run") or {}
     assert (record["status"], record["exit_status"]) == ("interrupted", 130)
     workers = [psutil.Process(pid) for pid, _ in hand_outs.seen if psutil.pid_exists(pid)]
