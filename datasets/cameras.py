@@ -223,8 +223,9 @@ class Cameras:
     def resized(self, width: int, height: int) -> Cameras:
         """The cameras of the same images resampled to width x height pixels."""
         sx, sy = width / self.width, height / self.height
-        scale = self.intrinsics.new_tensor([sx, sy, sx, sy])
-        return replace(self, width=width, height=height, intrinsics=self.intrinsics * scale)
+        fx, fy, cx, cy = self.intrinsics.unbind(-1)
+        scaled = torch.stack([fx * sx, fy * sy, cx * sx, cy * sy], -1)
+        return replace(self, width=width, height=height, intrinsics=scaled)
 
     def rays(self) -> tuple[Tensor, Tensor]:
         """Origins [..., 3] and unit directions [..., H, W, 3] of pixel centres, in the world."""

@@ -45,11 +45,16 @@ class OptimiserConfig:
     """largest global gradient norm; larger ones are scaled down to it"""
     skip_above: float = 20.0
     """a step is skipped when its gradient norm exceeds the running mean by this factor"""
+    average_decay: float | None = None
+    """decay a step of a running mean of the weights, which is measured and published in their
+    place (`averaging`); None: the weights themselves are"""
 
     def __post_init__(self) -> None:
         rates = (self.muon_rate, self.adamw_rate, self.clip)
         if min(rates) <= 0 or not 0 <= self.muon_momentum < 1:
             raise ValueError(f"rates and clip {rates} must be > 0 and the momentum in [0, 1)")
+        if self.average_decay is not None and not 0 < self.average_decay < 1:
+            raise ValueError(f"average_decay {self.average_decay} must lie between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,10 @@ class World:
 
 @dataclass(frozen=True)
 class EpisodeShape:
-    """One of the few shapes of a training step; every shape is compiled once."""
+    """One of the few shapes of a training step; every shape is compiled once.
+
+    `start` and `end` make a curriculum of them, over scenes, views, chunks and resolution.
+    """
 
     scenes: int = 16
     """scenes B"""
@@ -111,10 +119,19 @@ class EpisodeShape:
     """relative to the other shapes"""
     start: float = 0.0
     """progress from which the shape is drawn"""
+    end: float = 1.0
+    """progress up to which it is drawn"""
+    size: int | None = None
+    """side of its views in pixels, which divides the pool's; None: as the pool holds them"""
 
     def __post_init__(self) -> None:
         if min(self.scenes, self.inputs, self.targets) < 1:
             raise ValueError(f"{self} has an empty side")
+        if not 0 <= self.start < self.end <= 1:
+            raise ValueError(
+                f"an episode shape is drawn from progress {self.start} to {self.end}, which is no "
+                "stretch of a run from 0 to 1"
+            )
         for chunks in self.chunks:
             if chunks < 1 or self.inputs % chunks:
                 raise ValueError(f"{self.inputs} inputs can't be cut into {chunks} equal chunks")
@@ -172,7 +189,7 @@ class DataConfig:
     )
     """procedural worlds"""
     size: int = 128
-    """side of the square views in pixels"""
+    """side of the square views that the pool holds and held-out scenes have, in pixels"""
     samples_per_pixel: int = 4
     """rays through a pixel, a square number: textures stay sharp and don't shimmer"""
     views: int = 32
@@ -221,8 +238,23 @@ class DataConfig:
                     f"{shape.inputs} inputs and {shape.targets} targets don't fit the "
                     f"{self.views} views of a scene"
                 )
-        if not any(shape.start == 0 for shape in self.shapes):
-            raise ValueError("no episode shape is allowed at the start of the run")
+            if shape.size is not None and (shape.size < 1 or self.size % shape.size):
+                raise ValueError(
+                    f"views of {self.size} px can't be reduced to {shape.size} px: the size of an "
+                    f"episode shape must divide the pool's"
+                )
+        for progress in sorted({0.0, *(shape.end for shape in self.shapes)} - {1.0}):
+            if not self.shapes_at(progress):
+                raise ValueError(f"no episode shape is drawn at progress {progress:g} of the run")
+
+    def shapes_at(self, progress: float) -> list[EpisodeShape]:
+        """The shapes that are drawn at `progress` in [0, 1]; those of the end also at 1."""
+        inside = min(progress, math.nextafter(1.0, 0.0))
+        return [shape for shape in self.shapes if shape.start <= inside < shape.end]
+
+    def side(self, shape: EpisodeShape) -> int:
+        """Side of the square views of an episode of this shape, in pixels."""
+        return shape.size or self.size
 
     @property
     def parts(self) -> int:
@@ -326,3 +358,12 @@ class TrainConfig:
     """checkpoints kept"""
     report_every: int = 50
     """steps between two lines of the metrics, the only moments the host waits for the device"""
+
+    def __post_init__(self) -> None:
+        for shape in self.data.shapes:
+            side = self.data.side(shape)
+            if side % self.model.patch:
+                raise ValueError(
+                    f"views of {side} px can't be cut into the model's patches of "
+                    f"{self.model.patch} px"
+                )

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from everview.models.scene_model import SceneModel
 from everview.pipeline.errors import EnvironmentUnfit
+from everview.pipeline.training.averaging import model_with
 from everview.pipeline.training.config import OptimiserConfig, ParallelConfig
 from everview.pipeline.training.optimisers import Optimiser
 from everview.pipeline.training.pieces import piece_name
@@ -119,15 +120,18 @@ class DeepSpeedUpdater:
     @torch.no_grad()
     def whole(self) -> SceneModel:
         """See Updater; a copy: DeepSpeed's hooks would take weights away between two layers."""
-        model = SceneModel(self._model.config).to(self._model.device)
-        theirs = list(self._model.parameters())
+        theirs = dict(self._model.named_parameters())
         gathered: AbstractContextManager[Any] = nullcontext()
         if self.stage == 3:
-            gathered = self._deepspeed.zero.GatheredParameters(theirs)
+            gathered = self._deepspeed.zero.GatheredParameters(list(theirs.values()))
         with gathered:
-            for own, parameter in zip(model.parameters(), theirs, strict=True):
-                own.copy_(parameter.view(own.shape))
-        return model
+            return model_with(theirs, self._model)
+
+    def result(self) -> SceneModel:
+        """See Updater."""
+        kept = self._optimiser
+        means = kept.averages() if isinstance(kept, ShardedOptimiser) else kept.rules.averages()
+        return model_with(means, self._model) if means else self.whole()
 
     def _flat(self) -> Tensor:
         """This rank's float32 weights as DeepSpeed's one group and one sub-group hold them."""

@@ -30,6 +30,7 @@ from everview.pipeline.training.augmentation import (
     shake_gauge,
 )
 from everview.pipeline.training.config import Augmentation, DataConfig, EpisodeShape
+from everview.pipeline.training.reduction import reduced
 from everview.pipeline.training.scene_pool import ScenePool
 
 DEPTH_STRIDE = 4
@@ -83,11 +84,13 @@ class Feeder:
         augmentation = self.config.augmentation
         slots = self._slots(draw, chance, shape.scenes)[:, None]
         views = choose_views(chance, shape, storage.views, augmentation.sparse_share)
-        images = storage.images[slots, views]
-        depth = storage.depth[slots, views]
-        side = self.config.size
-        cameras = Cameras(
-            side, side, storage.intrinsics[slots, views], storage.c2w_cv[slots, views]
+        held, side = self.config.size, self.config.side(shape)
+        lens, poses = storage.intrinsics[slots, views], storage.c2w_cv[slots, views]
+        images, depth, cameras = reduced(
+            storage.images[slots, views],
+            storage.depth[slots, views],
+            Cameras(held, held, lens, poses),
+            side,
         )
         images, depth, cameras = mirror(
             chance.event(augmentation.flip_share, shape.scenes), images, depth, cameras
@@ -134,7 +137,7 @@ def possible_draws(config: DataConfig) -> list[Draw]:
 
 def draw_step(random: np.random.Generator, config: DataConfig, progress: float) -> Draw:
     """Shape, chunk count and schedule of a step."""
-    shapes = [shape for shape in config.shapes if progress >= shape.start]
+    shapes = config.shapes_at(progress)
     shape = shapes[_choose(random, [shape.share for shape in shapes])]
     chunks = shape.chunks[int(random.integers(len(shape.chunks)))]
     name = config.schedules[_choose(random, [share for _, share in config.schedules])][0]

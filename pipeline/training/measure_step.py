@@ -47,7 +47,8 @@ def time_steps(run: TrainRun) -> list[dict[str, Any]]:
     captured = captured_step(run)
     for draw in possible_draws(run.config.data):
         shape = draw.shape
-        row = {"scenes": shape.scenes, "inputs": shape.inputs, "targets": shape.targets}
+        row: dict[str, Any] = {"size": run.config.data.side(shape), "scenes": shape.scenes}
+        row |= {"inputs": shape.inputs, "targets": shape.targets}
         row |= {"chunks": draw.chunks, **time_step(run, draw), **time_captured(run, draw, captured)}
         print(", ".join(f"{name} {_short(value)}" for name, value in row.items()), flush=True)
         rows.append(row)

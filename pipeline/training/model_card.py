@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from everview.pipeline.training.config import TrainConfig
+from everview.pipeline.training.config import DataConfig, TrainConfig
 from everview.pipeline.training.held_out import world_name
 
 
@@ -22,6 +22,7 @@ def model_card(config: TrainConfig, facts: Mapping[str, Any]) -> str:
             "## Data",
             "",
             *_data(config),
+            *_stages(config.data),
             "",
             "## Held-out procedural scenes",
             "",
@@ -29,6 +30,7 @@ def model_card(config: TrainConfig, facts: Mapping[str, Any]) -> str:
             f"{config.evaluation.targets} targets, {config.evaluation.scenes} scenes a world whose "
             "seeds were never trained on. `causalN`: streamed in N chunks. Memory: without the "
             "frame bank.",
+            *_averaging(config),
             "",
             *_table(facts["held_out_psnr"]),
             "",
@@ -51,6 +53,29 @@ def _data(config: TrainConfig) -> list[str]:
             "scanned objects every 8th name of the sorted list was never trained on."
         )
     return lines
+
+
+def _stages(data: DataConfig) -> list[str]:
+    """The curriculum, where there is one over resolution."""
+    if {data.side(shape) for shape in data.shapes} == {data.size}:
+        return []
+    rows = [
+        f"- {shape.start:.0%} to {shape.end:.0%} of the run: {shape.scenes} scenes of "
+        f"{shape.inputs} inputs and {shape.targets} targets at {data.side(shape)} px"
+        for shape in data.shapes
+    ]
+    return ["", "A step's episodes:", "", *rows]
+
+
+def _averaging(config: TrainConfig) -> list[str]:
+    decay = config.optimiser.average_decay
+    if decay is None:
+        return []
+    return [
+        "",
+        f"Measured, and the result of the run, is the running mean of the weights at a decay of "
+        f"{decay:g} a step.",
+    ]
 
 
 def _table(psnr: Mapping[str, float]) -> list[str]:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from everview.models.scene_model import SceneModel
+from everview.pipeline.training.averaging import WeightAverage, model_with
 from everview.pipeline.training.config import OptimiserConfig
 from everview.pipeline.training.parameter_groups import HiddenMatrix, split_parameters
 from everview.pipeline.training.pieces import load_pieces, piece_name, whole_sizes
@@ -35,7 +36,7 @@ from everview.pipeline.training.update_rules import (
     usable,
 )
 
-MEAN, SQUARE, MOMENTUM = "mean.", "square.", "momentum."
+MEAN, SQUARE, MOMENTUM, AVERAGE = "mean.", "square.", "momentum.", "average."
 """What the state's tensors are, before the name of the parameter they belong to."""
 
 
@@ -53,7 +54,7 @@ class Updater(Protocol):
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """This rank's part of everything else that the next step depends on, by `pieces` names."""
+        """This rank's part of everything else that a step changes, by `pieces` names."""
         ...
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -66,6 +67,11 @@ class Updater(Protocol):
 
     def whole(self) -> SceneModel:
         """The model with all of its weights as they are now; called by every rank."""
+        ...
+
+    def result(self) -> SceneModel:
+        """The model as it is measured and published: with the running mean of its weights, where
+        one is kept, else as `whole`; called by every rank."""
         ...
 
 
@@ -91,7 +97,8 @@ class Optimiser:
         self._matrices = dict(by_shape)
         self._names = [name for name, _ in rest]
         self._rest = [parameter for _, parameter in rest]
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._parameters = list(self._trained.values())
         device = self._parameters[0].device
         self._sizes = [parameter.numel() for parameter in self._rest]
         self._mean = torch.zeros(sum(self._sizes), device=device)
@@ -102,6 +109,9 @@ class Optimiser:
         }
         self._accepted_steps = torch.zeros((), device=device)
         self._typical_norm = torch.zeros((), device=device)
+        self._average: WeightAverage | None = None
+        if config.average_decay is not None:
+            self._average = WeightAverage(self._parameters, config.average_decay)
 
     def backward(self, loss: Tensor, of: int = 1) -> None:
         """See Updater."""
@@ -121,6 +131,8 @@ class Optimiser:
         for shape, matrices in self._matrices.items():
             self._muon(shape, matrices, verdict, factor * self.config.muon_rate)
         self._adamw(verdict, factor * self.config.adamw_rate)
+        if self._average is not None:
+            self._average.follow(self._parameters, self._accepted_steps, verdict.accepted)
         for parameter in self._parameters:
             parameter.grad = None
         return verdict
@@ -138,7 +150,13 @@ class Optimiser:
             for matrix, momentum in zip(matrices, self._momentum[shape], strict=True):
                 place = matrix.first_row * shape[1]
                 state[piece_name(MOMENTUM + matrix.name, place)] = momentum
-        return state
+        return state | {AVERAGE + name: mean for name, mean in self.averages().items()}
+
+    def averages(self) -> dict[str, Tensor]:
+        """The running means of the weights by name; none where they aren't kept."""
+        if self._average is None:
+            return {}
+        return dict(zip(self._trained, self._average.values, strict=True))
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """See Updater; nothing is changed where names or shapes differ."""
@@ -153,6 +171,12 @@ class Optimiser:
         """See Updater."""
         assert isinstance(self._model, SceneModel)
         return self._model
+
+    def result(self) -> SceneModel:
+        """See Updater."""
+        if self._average is None:
+            return self.whole()
+        return model_with(self.averages(), self.whole())
 
     def _judge(self) -> Verdict:
         """Norm of the whole gradient, and whether to use it, without leaving the device."""

@@ -136,7 +136,8 @@ class ScenePool:
     @property
     def interval(self) -> int:
         """Steps between two rounds of replacement, one block of every part: so many that a scene
-        is seen `reuse` times on average. All ranks render at the same step, and none waits."""
+        is seen `reuse` times on average, less where shapes of fewer scenes are drawn. All ranks
+        render at the same step, and none waits."""
         scenes = max(shape.scenes for shape in self.config.shapes)
         replaced = self.config.refresh_scenes * self.config.parts
         return max(1, round(self.config.reuse * replaced / scenes))

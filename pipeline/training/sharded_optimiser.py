@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, distributed
 
 from everview.models.scene_model import SceneModel
+from everview.pipeline.training.averaging import WeightAverage
 from everview.pipeline.training.config import OptimiserConfig
-from everview.pipeline.training.optimisers import MEAN, MOMENTUM, SQUARE
+from everview.pipeline.training.optimisers import AVERAGE, MEAN, MOMENTUM, SQUARE
 from everview.pipeline.training.parameter_groups import HiddenMatrix, split_parameters
 from everview.pipeline.training.pieces import load_pieces, piece_name
 from everview.pipeline.training.ranks import Ranks
@@ -83,6 +84,9 @@ class ShardedOptimiser(torch.optim.Optimizer):
         self._square = torch.zeros_like(self._mean)
         self._accepted_steps = torch.zeros((), device=held.device)
         self._typical_norm = torch.zeros((), device=held.device)
+        self._average: WeightAverage | None = None
+        if self.config.average_decay is not None:
+            self._average = WeightAverage([held.data], self.config.average_decay)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -99,6 +103,8 @@ class ShardedOptimiser(torch.optim.Optimizer):
         if self.config.hidden == "muon":
             self._muon(gradient, values, verdict, factor * self.config.muon_rate)
         self._adamw(gradient, values, verdict, factor * self.config.adamw_rate)
+        if self._average is not None:
+            self._average.follow([values], self._accepted_steps, verdict.accepted)
         self.verdict = verdict
 
     def state_pieces(self) -> dict[str, Tensor]:
@@ -108,7 +114,29 @@ class ShardedOptimiser(torch.optim.Optimizer):
             parts = flat.split([s.length for s in stretches])
             for stretch, part in zip(stretches, parts, strict=True):
                 state[piece_name(kind + stretch.name, stretch.offset)] = part
+        if self._average is not None:
+            (flat,) = self._average.values
+            for s in self._all[self.ranks.rank]:
+                part = flat[s.place : s.place + s.length]
+                state[piece_name(AVERAGE + s.name, s.offset)] = part
         return state
+
+    def averages(self) -> dict[str, Tensor]:
+        """The running means of the weights, whole and flat, by name; none where they aren't kept.
+        Gathered from all ranks, each of which calls this."""
+        if self._average is None:
+            return {}
+        (flat,) = self._average.values
+        own = flat.to(self.device)
+        found = own.new_empty(len(self._all), len(own))  # equally long on every rank, filled up
+        distributed.all_gather(list(found.unbind()), own)
+        whole = {
+            name: own.new_empty(torch.Size(shape).numel()) for name, shape in self.shapes.items()
+        }
+        for row, stretches in zip(found, self._all, strict=True):
+            for s in stretches:
+                whole[s.name][s.offset : s.offset + s.length] = row[s.place : s.place + s.length]
+        return whole
 
     def scalars(self) -> dict[str, Tensor]:
         """What all ranks hold alike."""
@@ -119,7 +147,8 @@ class ShardedOptimiser(torch.optim.Optimizer):
         muon = self.config.hidden == "muon"
         sizes = {name: 1 for name in self.scalars()}
         for name, shape in self.shapes.items():
-            kinds = (MOMENTUM,) if muon and name in self.matrices else (MEAN, SQUARE)
+            kinds = [MOMENTUM] if muon and name in self.matrices else [MEAN, SQUARE]
+            kinds += [] if self._average is None else [AVERAGE]
             sizes |= {kind + name: torch.Size(shape).numel() for kind in kinds}
         load_pieces({**self.state_pieces(), **self.scalars()}, saved, sizes)
 

@@ -66,6 +66,8 @@ class TrainRun:
     """`training_step`, as it is or as a CUDA graph"""
     exchange: Exchange
     writer: CheckpointWriter
+    parameters: int
+    """of the model, whoever holds them"""
     step: int = 0
     elapsed_s: float = 0.0
     tokens: int = 0
@@ -105,6 +107,7 @@ def open_run(
     model = model.to(device).train().requires_grad_(True)
     if config.parallel.recompute:
         model.recompute_blocks()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     render = partial(render_scenes, samples_per_pixel=config.data.samples_per_pixel)
     stored = stored_scenes(config.data, config.seed)
     pool = ScenePool(config.data, config.seed, device, render, stored, ranks.share)
@@ -122,6 +125,7 @@ def open_run(
         update=_update(config, device, trained, optimiser, report),
         exchange=exchange,
         writer=CheckpointWriter(out / CHECKPOINTS, exchange, config.keep),
+        parameters=parameters,
     )
     if checkpoint is None:
         report.say("no checkpoint yet: starting at step 0")
@@ -192,7 +196,7 @@ def _last_commit(folder: Path, exchange: Exchange, report: Reporter) -> Checkpoi
 
 def evaluate(run: TrainRun, curve: Curve | None, report: Reporter) -> None:
     """Measure the held-out scenes; one line on the screen and one in the curve."""
-    own = measure(run.optimiser.whole(), run.held_out)
+    own = measure(run.optimiser.result(), run.held_out)
     parts = run.exchange.gather(f"measured/{run.step}", own, MEASURING_PATIENCE)
     run.measured = means_over_worlds({name: v for part in parts for name, v in part.items()})
     if curve is not None:
@@ -256,11 +260,20 @@ def _fitting(out: Path) -> Iterator[None]:
         ) from error
 
 
-def publish(run: TrainRun, folder: Path | None = None, bits: int = 8) -> Path:
-    """Write the weights with their card, by default where the run keeps its result."""
-    facts = training_facts(run)
+def publish(run: TrainRun, folder: Path | None = None) -> Path:
+    """Write the run's result with its card, by default where the run keeps it: the weights, or
+    their running mean where one is kept."""
     folder = folder or run.out / WEIGHTS / run.config.name
-    model = run.optimiser.whole()
+    return _save(run, run.optimiser.result(), folder, bits=8)
+
+
+def publish_trunk(run: TrainRun, folder: Path) -> Path:
+    """Write the weights as they are now, for another run to start from, in 16 bits."""
+    return _save(run, run.optimiser.whole(), folder, bits=16)
+
+
+def _save(run: TrainRun, model: SceneModel, folder: Path, bits: int) -> Path:
+    facts = training_facts(run)
     if run.exchange.ranks.leads:
         card = model_card(run.config, facts)
         with disk_errors(folder):
@@ -277,7 +290,7 @@ def training_facts(run: TrainRun) -> dict[str, Any]:
         "tokens": run.tokens,
         "minutes": round(run.elapsed_s / 60, 2),
         "device": torch.cuda.get_device_name(run.device) if on_gpu else "CPU",
-        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+        "parameters": run.parameters,
         "held_out_psnr": {name: round(value, 3) for name, value in run.measured.items()},
     }
 

@@ -30,7 +30,13 @@ from everview.pipeline.training.loop import compile_run, train
 from everview.pipeline.training.measure_step import time_scenes, time_steps
 from everview.pipeline.training.reporting import CURVE, Reporter
 from everview.pipeline.training.samples import write_samples
-from everview.pipeline.training.train_run import TrainRun, open_run, publish, training_facts
+from everview.pipeline.training.train_run import (
+    TrainRun,
+    open_run,
+    publish,
+    publish_trunk,
+    training_facts,
+)
 from everview.workflows.recipes import find_recipe
 
 PART_BYTES = 15 * 2**20
@@ -146,7 +152,7 @@ def train_main(
     def after_commit(run: TrainRun) -> None:
         export(run, out)
         if not config.rate.is_cooling(run.progress):
-            bundle(publish(run, run_path / "trunk", bits=16), trunk)
+            bundle(publish_trunk(run, run_path / "trunk"), trunk)
 
     train(config, run_path, attempt_s, after_commit, until)
     if (run_path / "trunk").exists():  # a later command finds the trunk of an earlier one
@@ -158,7 +164,7 @@ def export(run: TrainRun, out: Path) -> None:
     bundle(publish(run, run.out / "now"), out / "weights")
     if (run.out / CURVE).exists():
         shutil.copy(run.out / CURVE, out / CURVE)
-    write_samples(run.model, run.held_out, out / "samples.png")
+    write_samples(run.optimiser.result(), run.held_out, out / "samples.png")
     write_report(out / "report.json", {"finished": run.progress >= 1, **training_facts(run)})
 
 

@@ -105,6 +105,19 @@ def many_targets() -> TrainConfig:
     return _data("many_targets", shapes=(EpisodeShape(12, 8, 12, (1, 2, 4, 8)),))
 
 
+def small_views_first() -> TrainConfig:
+    """Four times the scenes at 64 px for the first 40 % of the run, about the same tokens."""
+    early = EpisodeShape(64, 8, 8, (1, 2, 4, 8), end=0.4, size=64)
+    late = EpisodeShape(16, 8, 8, (1, 2, 4, 8), start=0.4)
+    return _data("small_views_first", shapes=(early, late))
+
+
+def averaged() -> TrainConfig:
+    """Measured and published is a running mean of the weights, over about 100 steps."""
+    base = ablation_base()
+    return replace(base, name="averaged", optimiser=replace(base.optimiser, average_decay=0.99))
+
+
 def single_chunk() -> TrainConfig:
     """All inputs in one chunk, as the set schedule; measured on streams too."""
     return _data("single_chunk", shapes=(EpisodeShape(16, 8, 8, (1,)),))
@@ -139,6 +152,8 @@ ABLATIONS: tuple[Callable[[], TrainConfig], ...] = (
     no_depth,
     few_targets,
     many_targets,
+    small_views_first,
+    averaged,
     single_chunk,
     no_cuts,
     no_height_fields,

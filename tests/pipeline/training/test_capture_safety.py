@@ -41,7 +41,7 @@ def test_forward_loss_and_update_stay_on_a_gpu(config, schedule, monkeypatch):
     with FakeTensorMode():
         with torch.device("cuda"):
             model = SceneModel(config).train()
-        optimiser = Optimiser(model, OptimiserConfig())
+        optimiser = Optimiser(model, OptimiserConfig(average_decay=0.99))
         episode = plane_episode(0, 2, "cuda")
         weights, factor = scalars("cuda")
         with Crossings("cuda") as crossings:
@@ -58,7 +58,7 @@ def test_the_whole_step_needs_no_values(config, schedule, monkeypatch):
     """The backward pass too, which tensors of a GPU that isn't there can't do."""
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
     model = SceneModel(config).to("meta").train()
-    optimiser = Optimiser(model, OptimiserConfig())
+    optimiser = Optimiser(model, OptimiserConfig(average_decay=0.99))
     episode = plane_episode(0, 2, "meta")
     weights, factor = scalars("meta")
     with Crossings("meta") as crossings:

@@ -44,24 +44,28 @@ def steps_of_a_run(count):
         yield plane_episode(step, 1 + step % 2, "cuda"), schedule, weights, 1 / (1 + step)
 
 
+def flat(*models):
+    """All weights in a row."""
+    return torch.cat([p.detach().flatten() for model in models for p in model.parameters()])
+
+
 def run(model, captured):
-    """Losses of every step, and the weights after the last."""
+    """Losses of every step, and the weights after the last, with their running means."""
     said = []
-    update = partial(
-        training_step, Objective(model), Optimiser(model, OptimiserConfig(muon_rate=1e-3))
-    )
+    optimiser = Optimiser(model, OptimiserConfig(muon_rate=1e-3, average_decay=0.95))
+    update = partial(training_step, Objective(model), optimiser)
     if captured:
         update = CapturedStep(update, model, said.append)
     results = [update(*step) for step in steps_of_a_run(48)]
     assert said == []
     losses = [{name: value.item() for name, value in r.losses.items()} for r in results]
     assert all(r.accepted.item() == 1 and r.tokens == results[0].tokens for r in results)
-    return losses, torch.cat([p.detach().flatten() for p in model.parameters()])
+    return losses, flat(model, optimiser.result())
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def test_captured_and_plain_runs_are_as_alike_as_two_plain_runs(compiled):
-    start = torch.cat([p.detach().flatten() for p in new_model().parameters()])
+    start = flat(new_model(), new_model())
     (plain, once), (_, again) = (run(new_model(compiled), False) for _ in range(2))
     captured, replayed = run(new_model(compiled), True)
     for one, other in zip(plain, captured, strict=True):

@@ -15,10 +15,12 @@ from everview.pipeline.training.config import (
     DataConfig,
     EpisodeShape,
     EvaluationConfig,
+    TrainConfig,
     World,
 )
 from everview.pipeline.training.feeding import Feeder, choose_views, draw_times
 from everview.pipeline.training.held_out import render_held_out
+from everview.pipeline.training.learning_rate import Budget
 from everview.pipeline.training.scene_pool import HELD_OUT_SEEDS, ScenePool, SceneViews
 from everview.pipeline.training.sources import render_scenes
 from tests.pipeline.training.flat_scenes import render_planes
@@ -109,6 +111,49 @@ def test_shapes_come_from_the_fixed_set_and_long_ones_from_the_middle():
     assert late == early | {(4, 4)}
 
 
+def test_a_curriculum_draws_its_stages_in_their_time():
+    """Many small scenes, then both, then few large ones; at the very end still the last."""
+    small = EpisodeShape(4, 4, 3, (1,), end=0.6, size=8)
+    large = EpisodeShape(2, 4, 2, (2,), start=0.4)
+    drawn = feeder(replace(DATA, shapes=(small, large)))
+    sides = {
+        progress: {
+            (len(images), images.shape[-1])
+            for images in (drawn.episode(s, progress)[0].inputs.images for s in range(12))
+        }
+        for progress in (0.0, 0.39, 0.4, 0.59, 0.6, 1.0)
+    }
+    few, many = {(2, 16)}, {(4, 8)}
+    assert list(sides.values()) == [many, many, many | few, many | few, few, few]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "sentence"),
+    [
+        ((EpisodeShape(size=12),), "12 px"),
+        ((EpisodeShape(size=32),), "32 px"),
+        ((EpisodeShape(start=0.1),), "progress 0 of"),
+        ((EpisodeShape(end=0.3), EpisodeShape(start=0.5)), "progress 0.3 of"),
+        ((EpisodeShape(end=0.3), EpisodeShape(end=0.7)), "progress 0.7 of"),
+    ],
+)
+def test_sizes_that_do_not_divide_and_stretches_without_a_shape_are_refused(shapes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        replace(DATA, views=16, shapes=shapes)
+
+
+def test_a_size_that_the_models_patches_do_not_divide_is_refused():
+    shapes = (replace(DATA.shapes[0], size=4),)
+    with pytest.raises(ValueError, match="views of 4 px can't be cut into the model's patches"):
+        TrainConfig("small", Budget(steps=1), data=replace(DATA, shapes=shapes))
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.5, 0.5), (-0.1, 1), (0, 1.1), (0.8, 0.2)])
+def test_a_stretch_that_no_run_has_is_refused(start, end):
+    with pytest.raises(ValueError, match="no stretch"):
+        EpisodeShape(start=start, end=end)
+
+
 @pytest.mark.parametrize("sparse", [0.0, 1.0], ids=["a stretch", "anywhere"])
 def test_views_are_distinct_and_inputs_in_order(sparse):
     shape = EpisodeShape(64, 4, 3, (1,))
@@ -125,11 +170,14 @@ def test_a_stretch_has_targets_on_both_sides_of_inputs():
     assert (inputs > targets).float().mean() == pytest.approx(0.5, abs=0.1)
 
 
-def test_true_depth_and_colour_stay_true_under_mirror_and_gauge():
+@pytest.mark.parametrize("size", [None, 8], ids=["as held", "reduced"])
+def test_true_depth_and_colour_stay_true_under_mirror_and_gauge(size):
     """Every pixel of the plane z = 2 lies on one plane of the model's frame, mirrored or not."""
     data = replace(DATA, augmentation=replace(STILL, flip_share=0.5, yaw_share=1, scale_range=2))
+    data = replace(data, shapes=(replace(data.shapes[0], size=size),))
     episode, _ = feeder(data).episode(0, 0.0)
     for views in (episode.inputs, episode.targets):
+        assert views.images.shape[-2:] == views.depth.shape[-2:] == (size or 16, size or 16)
         origins, directions = views.cameras.rays()
         axis = views.cameras.forwards[..., None, None, :]
         along = (directions * axis).sum(-1)

@@ -15,15 +15,29 @@ from everview.models.weight_files import load_model
 from everview.pipeline.errors import InputRejected, UsageError
 from everview.pipeline.training import train_run
 from everview.pipeline.training.checkpoints import newest
+from everview.pipeline.training.config import EpisodeShape
+from everview.pipeline.training.held_out import measure
 from everview.pipeline.training.learning_rate import Budget, RateSchedule
 from everview.pipeline.training.loop import train
 from everview.pipeline.training.reporting import CURVE, Curve
-from everview.pipeline.training.train_run import CHECKPOINTS, plain
+from everview.pipeline.training.train_run import CHECKPOINTS, plain, publish_trunk
 from everview.workflows.recipes import RECIPES
 from tests.pipeline.training.flat_scenes import plane_run, render_for_a_run
 
 STEPS = 6
 CONFIG = plane_run(STEPS)
+STAGED = replace(
+    CONFIG,
+    data=replace(
+        CONFIG.data,
+        shapes=(
+            EpisodeShape(4, 4, 2, (1, 2), end=0.5, size=8),
+            EpisodeShape(2, 4, 2, (1, 2), start=0.5),
+        ),
+    ),
+    optimiser=replace(CONFIG.optimiser, average_decay=0.9),
+)
+"""Three steps on many small views, three on few large ones, and the weights averaged."""
 
 
 @pytest.fixture(autouse=True)
@@ -44,23 +58,29 @@ def curve(out):
     return [{k: v for k, v in line.items() if k not in timing} for line in lines]
 
 
-def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
-    """SIGTERM after the third step, then the same call: weights, optimiser, curve, measurement."""
+@pytest.mark.parametrize(
+    ("config", "after"),
+    [(CONFIG, 3), (STAGED, 2), (STAGED, 4)],
+    ids=["one size", "two sizes, before the change", "two sizes, after it"],
+)
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(config, after, tmp_path):
+    """SIGTERM after a step, then the same call: weights, their mean, optimiser, curve, measurement,
+    and what is published."""
     whole, parted = tmp_path / "whole", tmp_path / "parted"
-    done = train(CONFIG, whole)
+    done = train(config, whole)
 
     sent: list[int] = []
 
     def stop(run):
-        if run.step == 3 and not sent:
+        if run.step == after and not sent:
             sent.append(signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    stopped = train(replace(CONFIG, commit_every_s=0), parted, after_commit=stop)
+    stopped = train(replace(config, commit_every_s=0), parted, after_commit=stop)
     assert stopped.signal == signal.SIGTERM
     assert stopped.weights is None
-    assert last_commit(parted).step == 3
-    resumed = train(CONFIG, parted)
+    assert last_commit(parted).step == after
+    resumed = train(config, parted)
     assert resumed.weights is not None
 
     one, other = last_commit(whole), last_commit(parted)
@@ -71,6 +91,30 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
     assert curve(whole) == curve(parted)
     for name in ("loss", "step", "tokens", "held_out_psnr"):
         assert done.metrics[name] == resumed.metrics[name]
+    published = [load_model(result.weights).fingerprint for result in (done, resumed)]
+    assert published[0] == published[1]
+
+
+def test_what_is_measured_and_published_is_the_mean_of_the_weights_and_the_trunk_is_not(tmp_path):
+    trunks, measured = [], []
+
+    def look(run):
+        trunks.append(load_model(publish_trunk(run, tmp_path / "trunk")))
+        measured.append(measure(run.optimiser.result(), run.held_out))
+
+    result = train(STAGED, tmp_path / "run", after_commit=look)
+    tensors = last_commit(tmp_path / "run").tensors
+    for name, value in load_model(result.weights).named_parameters():
+        if "qkv" in name:  # moved by more than what storing them in few bits costs
+            mean, now = tensors["optimiser"][f"average.{name}"], tensors["model"][name]
+            trunk = trunks[-1].get_parameter(name)
+            assert (value - mean).norm() < 0.5 * (value - now).norm()
+            assert (trunk - now).norm() < 0.1 * (trunk - mean).norm()
+    for name, psnr in measured[-1].items():
+        assert result.metrics["held_out_psnr"][name] == pytest.approx(psnr, abs=1e-3)
+    card = (result.weights / "card.md").read_text()
+    assert "running mean of the weights at a decay of 0.9 a step" in card
+    assert "0% to 50% of the run: 4 scenes of 4 inputs and 2 targets at 8 px" in card
 
 
 def test_a_killed_run_repeats_the_steps_after_its_commit(tmp_path):

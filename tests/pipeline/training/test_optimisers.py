@@ -39,6 +39,15 @@ def with_gradients(seed: int = 0) -> Stack:
     return model
 
 
+def train(optimiser: Optimiser, model: nn.Module, seeds: range) -> None:
+    """A step on the gradients of each seed."""
+    for seed in seeds:
+        given = with_gradients(seed).parameters()
+        for parameter, other in zip(model.parameters(), given, strict=True):
+            parameter.grad = other.grad
+        optimiser.step(1.0)
+
+
 def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
@@ -133,13 +142,8 @@ def test_adamw_is_adamw():
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, 1e12], ids=["nan", "inf", "a spike"])
 def test_a_bad_gradient_changes_neither_weights_nor_momentum(poison):
     model = with_gradients()
-    optimiser = Optimiser(model, OptimiserConfig())
-    for seed in range(3):
-        for parameter, other in zip(
-            model.parameters(), with_gradients(seed).parameters(), strict=True
-        ):
-            parameter.grad = other.grad
-        optimiser.step(1.0)
+    optimiser = Optimiser(model, OptimiserConfig(average_decay=0.9))
+    train(optimiser, model, range(3))
     before = snapshot(model)
     state = {name: value.clone() for name, value in optimiser.state().items()}
     for parameter in model.parameters():
@@ -151,6 +155,55 @@ def test_a_bad_gradient_changes_neither_weights_nor_momentum(poison):
     for name, value in optimiser.state().items():
         assert name == "typical_norm" or torch.equal(value, state[name]), name
     assert torch.isfinite(optimiser.state()["typical_norm"])
+
+
+def test_the_average_is_the_recursion_with_its_ramp():
+    """Ten steps written out; from the third on the decay is the configured one."""
+    model = with_gradients()
+    optimiser = Optimiser(model, OptimiserConfig(average_decay=0.3))
+    expected = snapshot(model)
+    for step in range(1, 11):
+        train(optimiser, model, range(step, step + 1))
+        decay = min(0.3, (1 + step) / (10 + step))
+        assert (decay == 0.3) == (step > 2)
+        for name, value in snapshot(model).items():
+            expected[name] = decay * expected[name] + (1 - decay) * value
+    means = optimiser.averages()
+    assert means.keys() == expected.keys()
+    for name, value in means.items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+        assert not torch.equal(value, snapshot(model)[name])
+
+
+def test_the_average_changes_no_step_and_the_result_is_a_model_of_its_own():
+    models = []
+    for decay in (None, 0.9):
+        torch.manual_seed(0)
+        models.append(SceneModel(tiny()))
+        optimiser = Optimiser(models[-1], OptimiserConfig(average_decay=decay))
+        for _ in range(3):
+            for parameter in models[-1].parameters():
+                parameter.grad = torch.ones_like(parameter)
+            optimiser.step(1.0)
+        if decay is None:
+            assert optimiser.result() is models[-1]
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(one, other)
+    before = torch.get_rng_state()
+    result = optimiser.result()
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, value in result.named_parameters():
+        assert torch.equal(value, optimiser.averages()[name])
+    assert result.head.pixels.weight.data_ptr() not in {
+        mean.data_ptr() for mean in optimiser.averages().values()
+    }
+    assert not torch.equal(result.head.pixels.weight, models[-1].head.pixels.weight)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, -0.1])
+def test_a_decay_that_forgets_all_or_nothing_is_refused(decay):
+    with pytest.raises(ValueError, match="average_decay"):
+        OptimiserConfig(average_decay=decay)
 
 
 def test_gradients_are_clipped_to_the_global_norm():

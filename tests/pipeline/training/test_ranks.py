@@ -18,6 +18,7 @@ from everview.pipeline.training.exchange import open_exchange
 from everview.pipeline.training.feeding import Feeder
 from everview.pipeline.training.local_ranks import run_ranks
 from everview.pipeline.training.loop import train
+from everview.pipeline.training.optimisers import AVERAGE
 from everview.pipeline.training.pieces import assembled
 from everview.pipeline.training.ranks import Ranks, Share
 from everview.pipeline.training.reporting import CURVE, Curve
@@ -27,7 +28,9 @@ from tests.pipeline.training.flat_scenes import plane_run, render_for_a_run, ren
 
 CPU = torch.device("cpu")
 STEPS = 6
-CONFIG = plane_run(STEPS)
+PLAIN = plane_run(STEPS)
+CONFIG = replace(PLAIN, optimiser=replace(PLAIN.optimiser, average_decay=0.9))
+"""The weights' running mean is kept in every way, and told by every comparison."""
 SHARED = replace(
     CONFIG,
     model=replace(CONFIG.model, memory_writes=("w0", "w1", "w2"), memory_momentum=True),
@@ -76,9 +79,18 @@ def losses(out: Path) -> list[dict[str, float]]:
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
+    """The last checkpoint's weights, and their running means under names of their own."""
     found = newest(out / CHECKPOINTS, pytest.fail)
     assert found is not None
-    return {name: value.flatten() for name, value in assembled(found.tensors["model"]).items()}
+    state = assembled(found.tensors["optimiser"])
+    means = {name: value for name, value in state.items() if name.startswith(AVERAGE)}
+    whole = assembled(found.tensors["model"]) | means
+    return {name: value.flatten() for name, value in whole.items()}
+
+
+def measured(out: Path) -> dict[str, float]:
+    (line,) = [line for line in Curve.read(out / CURVE) if "held_out" in line]
+    return line["held_out"]
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -86,10 +98,11 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert len(first) == len(second) == STEPS
     for expected, line in zip(first, second, strict=True):
         assert line == pytest.approx(expected, abs=1e-5, rel=1e-5)
+    assert measured(other) == pytest.approx(measured(one), abs=1e-3)
     ours, theirs = weights(one), weights(other)
-    assert ours.keys() == theirs.keys()
+    assert ours.keys() == theirs.keys() >= {AVERAGE + name for name in BLIND}
     for name, value in ours.items():
-        if name not in BLIND:
+        if name.removeprefix(AVERAGE) not in BLIND:
             torch.testing.assert_close(theirs[name], value, atol=2e-5, rtol=1e-4, msg=name)
 
 
