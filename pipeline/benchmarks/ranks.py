@@ -1,8 +1,8 @@
 """`everview bench ranks`: one run trained in every way that ranks can divide it, on the CPU.
 
-What is compared is equality, not speed: losses of every step and the weights after the last, of
-ZeRO 0 to 3, host memory, micro-batches and shared captures, against one process that does none of
-that, in float32 with float32 Newton-Schulz.
+What is compared is equality, not speed: losses of every step and the weights after the last, with
+their running means, of ZeRO 0 to 3, host memory, micro-batches and shared captures, against one
+process that does none of that, in float32 with float32 Newton-Schulz.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from everview.pipeline.training.exchange import open_exchange
 from everview.pipeline.training.learning_rate import Budget, RateSchedule
 from everview.pipeline.training.local_ranks import run_ranks
 from everview.pipeline.training.loop import train
+from everview.pipeline.training.optimisers import AVERAGE
 from everview.pipeline.training.pieces import assembled
 from everview.pipeline.training.reporting import CURVE, Curve
 from everview.pipeline.training.train_run import CHECKPOINTS
@@ -57,7 +58,8 @@ _WAYS: Mapping[str, tuple[int, ParallelConfig]] = {
 
 @dataclass(frozen=True)
 class RankRow:
-    """One way against one process. weights: distance between both ends over the distance moved."""
+    """One way against one process. weights: distance between both ends over the distance moved,
+    of the weights and their running means together."""
 
     ranks: int
     hidden: str
@@ -117,7 +119,7 @@ def _run(hidden: Any, steps: int) -> TrainConfig:
             shapes=(EpisodeShape(4, 4, 2, (1, 2)),),
         ),
         rate=RateSchedule(warm_up_steps=2),
-        optimiser=OptimiserConfig(hidden=hidden),
+        optimiser=OptimiserConfig(hidden=hidden, average_decay=0.9),
         evaluation=EvaluationConfig(scenes=2, inputs=4, targets=2, chunks=(1, 2), every_s=1e9),
         device="cpu",
         commit_every_s=1e9,
@@ -147,14 +149,18 @@ def _weights(out: Path) -> dict[str, Tensor]:
     found = newest(out / CHECKPOINTS, print)
     if found is None:
         raise InputRejected(f"{out} holds no checkpoint")
-    return {name: tensor.flatten() for name, tensor in assembled(found.tensors["model"]).items()}
+    state = assembled(found.tensors["optimiser"])
+    means = {name: value for name, value in state.items() if name.startswith(AVERAGE)}
+    whole = assembled(found.tensors["model"]) | means
+    return {name: tensor.flatten() for name, tensor in whole.items()}
 
 
 def _start(out: Path) -> dict[str, Tensor]:
     """The weights before the first step."""
     torch.manual_seed(0)
     model = SceneModel(_run("muon", 1).model)
-    return {name: tensor.flatten() for name, tensor in model.state_dict().items()}
+    start = {name: tensor.flatten() for name, tensor in model.state_dict().items()}
+    return start | {AVERAGE + name: tensor for name, tensor in start.items()}
 
 
 def as_json(rows: list[RankRow]) -> dict[str, Any]:
