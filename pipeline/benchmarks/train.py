@@ -69,7 +69,9 @@ _PICTURE = {"picture": 1.0}
 _RATE = 1e-4
 
 
-def _stack(layers: int, dim: int) -> ModelConfig:
+def stack(layers: int, dim: int) -> ModelConfig:
+    """Blocks of window attention, memory and feed-forward as published: all three matrices
+    written at full step, no frame bank."""
     writes = ("w0", "w1", "w2")
     return ModelConfig(
         stack="WTF" * layers, dim=dim, memory_writes=writes, step=ConstantStep(), bank=None
@@ -97,8 +99,8 @@ class Case:
 
 
 CASES = (
-    Case("10 layers d 384", _stack(10, 384), 16, 8, 4, 128, False, "60 ms, 12 GiB"),
-    Case("14 layers d 768", _stack(14, 768), 4, 8, 8, 256, True, "2x, 37 GiB"),
+    Case("10 layers d 384", stack(10, 384), 16, 8, 4, 128, False, "60 ms, 12 GiB"),
+    Case("14 layers d 768", stack(14, 768), 4, 8, 8, 256, True, "2x, 37 GiB"),
 )
 
 

@@ -21,8 +21,10 @@ def run_ranks(
     *arguments: Any,
     deadline_s: float = 180.0,
     collective_s: float = 60.0,
+    device: str = "cpu",
 ) -> None:
-    """`function(rank, size, *arguments)` in `size` processes on the CPU that can reach each other.
+    """`function(rank, size, *arguments)` in `size` processes that can reach each other: on the CPU
+    through gloo, or with `cuda` on a GPU each through NCCL.
 
     The function is found by its name: it belongs to a module, and what it finds out it writes into
     a file. collective_s: torch.distributed's own patience. Raises what a process raised, or
@@ -31,7 +33,7 @@ def run_ranks(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    given = (function, size, port, collective_s, arguments)
+    given = (function, size, port, collective_s, device, arguments)
     context = multiprocessing.start_processes(
         _member, given, size, join=False, start_method="spawn"
     )
@@ -53,6 +55,7 @@ def _member(
     size: int,
     port: int,
     collective_s: float,
+    device: str,
     arguments: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(1)
@@ -60,8 +63,13 @@ def _member(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(size),
         LOCAL_RANK=str(rank),
     )  # fmt: skip
+    if device == "cuda":
+        torch.cuda.set_device(rank)
     torch.distributed.init_process_group(
-        "gloo", rank=rank, world_size=size, timeout=timedelta(seconds=collective_s)
+        "nccl" if device == "cuda" else "gloo",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=collective_s),
     )
     function(rank, size, *arguments)
     torch.distributed.destroy_process_group()

@@ -20,15 +20,18 @@ class Arguments(CommonFlags):
     roofline.svg.
     """
 
-    what: Annotated[Literal["model", "kernels", "train", "ranks"], tyro.conf.Positional] = "model"
+    what: Annotated[
+        Literal["model", "kernels", "train", "ranks", "scaling"], tyro.conf.Positional
+    ] = "model"
     """model: observe and render, with 312M parameters on a GPU, else with 33M on the CPU; kernels:
     update, apply, Newton-Schulz, on the GPU if there is one; train: training steps, on a GPU;
-    ranks: whether every way of dividing a run among ranks trains the same, on the CPU"""
+    ranks: whether every way of dividing a run among ranks trains the same, on the CPU; scaling:
+    several GPUs (or ranks on the CPU) against one, Ray Train with DeepSpeed, commits, feeding"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """where `model` and `kernels` are measured; auto: on a GPU if there is one"""
+    """where `model`, `kernels` and `scaling` are measured; auto: on a GPU if there is one"""
     only: str = ""
-    """on a GPU, and of `ranks`: the rows whose name begins so; of `kernels`, whose name and shape
-    hold it"""
+    """on a GPU, of `ranks` and of `scaling`: the rows whose name begins so (of `scaling` several,
+    separated by commas); of `kernels`, whose name and shape hold it"""
     profile: bool = False
     """on a GPU, of `model` and `train`: also say which kernels the time goes to"""
     autotune: bool = False
@@ -37,6 +40,13 @@ class Arguments(CommonFlags):
     """torch threads; all usable cores unless given"""
     rounds: int = 7
     """how often each candidate has its turn; of `ranks` the steps of a run"""
+    seconds: float = 300.0
+    """of `scaling`: for all rows together"""
+    workers: int | None = None
+    """of `scaling`: ranks; all GPUs, or 2 on the CPU, unless given"""
+    shards: tuple[str, ...] = ()
+    """of `scaling`: a set of `everview prepare` that the feed is measured with, 128 pixels on a
+    GPU and 32 on a CPU; without, one is made"""
 
 
 def run(arguments: Arguments) -> Outcome:
@@ -66,6 +76,8 @@ def _measure(arguments: Arguments) -> tuple[dict[str, object], str]:
 
     if arguments.what == "ranks":
         return _ranks(arguments)
+    if arguments.what == "scaling":
+        return _scaling(arguments)
     threads = arguments.threads or len(os.sched_getaffinity(0))
     if arguments.what != "kernels" and (arguments.what == "train" or _on_gpu(arguments)):
         return _whole(arguments)
@@ -91,6 +103,26 @@ def _ranks(arguments: Arguments) -> tuple[dict[str, object], str]:
     wrong = [row.way for row in rows if not row.holds]
     verdict = f"not equal: {', '.join(wrong)}" if wrong else "every loss within 1e-5"
     return as_json(rows), f"{table([row.cells() for row in rows], COLUMNS)}\n\n{verdict}"
+
+
+def _scaling(arguments: Arguments) -> tuple[dict[str, object], str]:
+    """Each row by itself; bench.json is rewritten after every one."""
+    import logging
+
+    import torch
+
+    from everview.pipeline.benchmarks.scaling.entries import bench_scaling, chosen
+    from everview.pipeline.benchmarks.scaling.rows import COLUMNS, Setting, table_rows
+
+    on_gpu = _on_gpu(arguments)
+    ranks = arguments.workers or (torch.cuda.device_count() if on_gpu else 2)
+    setting = Setting(
+        "cuda" if on_gpu else "cpu", ranks, arguments.seconds, shards=arguments.shards
+    )
+    out = None if arguments.out is None else arguments.out / "bench.json"
+    say = logging.getLogger("everview.bench").info
+    report = bench_scaling(chosen(arguments.only), setting, out, say)
+    return report, table(table_rows(report), COLUMNS)
 
 
 def _on_gpu(arguments: Arguments) -> bool:

@@ -1,0 +1,47 @@
+"""`python -m everview.pipeline.benchmarks.scaling`: the same as `everview bench scaling`, where its
+command line isn't installed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from everview.pipeline.benchmarks.scaling.entries import ENTRIES, bench_scaling, chosen
+from everview.pipeline.benchmarks.scaling.rows import COLUMNS, Setting, table_rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print a table; 0 when every row has its figure, 1 when something failed."""
+    parser = argparse.ArgumentParser(prog="scaling", description="What scaling costs.")
+    parser.add_argument("--rows", default="", help=", ".join(entry.name for entry in ENTRIES))
+    parser.add_argument("--out", type=Path, default=None, help="JSON, rewritten after every row")
+    parser.add_argument("--seconds", type=float, default=300.0, help="for all rows together")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--ranks", type=int, default=None, help="all GPUs, or 2 on the CPU")
+    parser.add_argument("--small", action="store_true", help="only show that everything runs")
+    parser.add_argument("--shards", nargs="*", default=(), help="a set of the feed's size")
+    given = parser.parse_args(arguments)
+    on_gpu = given.device == "cuda" or (given.device == "auto" and torch.cuda.is_available())
+    setting = Setting(
+        "cuda" if on_gpu else "cpu",
+        given.ranks or (torch.cuda.device_count() if on_gpu else 2),
+        given.seconds,
+        given.small,
+        tuple(given.shards),
+    )
+    report = bench_scaling(chosen(given.rows), setting, given.out, _say)
+    print("| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS))
+    for cells in table_rows(report):
+        print("| " + " | ".join(cells) + " |")
+    return int(any(row["failure"] for row in report["rows"]))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""Context parallel: one capture's frames divided among ranks, against one rank with all of them.
+
+The step is training's, on random pictures: AdamW, one chunk that writes all three matrices, no
+frame bank (which every rank would make whole, as it does with one).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from everview.models.scene_model import SceneModel
+from everview.models.schedule import SET
+from everview.pipeline.benchmarks.scaling.data_parallel import let_go
+from everview.pipeline.benchmarks.scaling.processes import (
+    found_by_ranks,
+    idle,
+    medians,
+    needed,
+    take_ranks_turns,
+    wait_for,
+)
+from everview.pipeline.benchmarks.scaling.rows import Findings, Goal, Row, Setting
+from everview.pipeline.benchmarks.train import Case, random_episode, stack
+from everview.pipeline.training.captured import EAGER_USES, CapturedStep
+from everview.pipeline.training.config import OptimiserConfig
+from everview.pipeline.training.exchange import Exchange, open_exchange
+from everview.pipeline.training.optimisers import Optimiser
+from everview.pipeline.training.ranks import Ranks
+from everview.pipeline.training.step import Objective, training_step
+
+NAME = "context parallel"
+GOAL = Goal(0.03, at_most=True, unit="%")
+ROUNDS = 5
+COMPARED = 3
+"""First steps whose losses are compared."""
+_PICTURE = {"picture": 1.0}
+_COLLECTIVE_S = 600.0
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A capture to divide. captured: try CUDA graphs too, which need room for two steps."""
+
+    case: Case
+    captured: bool
+
+
+def captures(setting: Setting) -> tuple[Capture, ...]:
+    """On a GPU 65K and 131K tokens."""
+    if setting.on_gpu:
+        model = stack(14, 768)
+        half = Case("14 layers d 768", model, 1, 32, 32, 256, False, "")
+        return Capture(half, True), Capture(replace(half, inputs=64, targets=64), False)
+    small = stack(1, 64)
+    return (Capture(Case("1 layer d 64", small, 1, 4, 4, 32, False, ""), False),)
+
+
+def context_parallel(setting: Setting, until: float) -> Iterator[Row]:
+    """Rows: each capture launched one by one, and as CUDA graphs where that is asked for."""
+    chosen = captures(setting)
+    found, failure = found_by_ranks(measure, setting.ranks, setting.device, until, chosen, until)
+    for line in needed(found, failure):
+        over = setting.ranks / line["ratio"] - 1
+        yield Row(
+            NAME,
+            f"{setting.ranks} ranks, {line['case']}, {line['tokens']} tokens, {line['form']}",
+            figure=over,
+            unit="%",
+            goal=GOAL,
+            ms=line["ms"],
+            facts={
+                name: line[name]
+                for name in ("loss_difference", "losses", "peak_gib", "parameters", "rounds_ms")
+            },
+            failure=line["failure"],
+        )
+    if failure is not None:
+        yield Row(NAME, "what follows", failure=failure)
+
+
+def measure(rank: int, size: int, path: Path, chosen: tuple[Capture, ...], until: float) -> None:
+    """One rank, one capture after the other."""
+    exchange = open_exchange(size, _COLLECTIVE_S)
+    device = torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
+    for place, capture in enumerate(chosen):
+        ends = time.time() + max(until - time.time(), 0.0) / (len(chosen) - place)
+        if place and exchange.agree(0, [float(time.time() >= until)])[0]:
+            break
+        _one_capture(capture, exchange, device, Findings(path), ends)
+        let_go()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _one_capture(
+    capture: Capture, exchange: Exchange, device: torch.device, findings: Findings, until: float
+) -> None:
+    ranks, case = exchange.ranks, capture.case
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    alone = _Stepper(case, Ranks(), Exchange(), device) if ranks.leads else None
+    shared = _Stepper(case, ranks, exchange, device)
+    first = {} if alone is None else {"one": alone.losses(COMPARED)}
+    exchange.agree(0, [0.0])  # the others wait for the one that compiles by itself
+    first["divided"] = shared.losses(COMPARED)
+    candidates = {"one": idle if alone is None else alone.steps, "divided": shared.steps}
+    for form in ("one by one", "captured") if capture.captured else ("one by one",):
+        said: list[str] = []
+        if form == "captured":
+            torch.cuda.empty_cache()
+            for stepper in (alone, shared):
+                if stepper is not None:
+                    stepper.capture(said)
+                exchange.agree(0, [0.0])
+        times = take_ranks_turns(candidates, exchange, ROUNDS, until, 2.0)
+        if not ranks.leads:
+            continue
+        apart = [abs(a - b) / abs(a) for a, b in zip(first["one"], first["divided"], strict=True)]
+        findings.add(
+            case=case.name,
+            tokens=case.tokens,
+            form=form,
+            ms=medians(times),
+            ratio=times.ratio("one", "divided"),
+            rounds_ms={name: list(ms) for name, ms in times.rounds_ms.items()},
+            losses=first,
+            loss_difference=max(apart),
+            parameters=shared.parameters,
+            peak_gib=_peak_gib(device),
+            failure="; ".join(dict.fromkeys(said)) or None,
+        )
+
+
+class _Stepper:
+    """Training steps on one episode, by the ranks that divide it or by one."""
+
+    def __init__(self, case: Case, ranks: Ranks, exchange: Exchange, device: torch.device) -> None:
+        torch.manual_seed(0)
+        with torch.device(device):
+            self.model = SceneModel(case.config).train()
+        self.exchange, self.device = exchange, device
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        objective = Objective(self.model, None, ranks.context)
+        config = OptimiserConfig(hidden="adamw", adamw_rate=1e-4)
+        optimiser = Optimiser(self.model, config, ranks)
+        if device.type == "cuda":
+            self.model.compile_blocks(dynamic=False)
+        self.step: Any = partial(training_step, objective, optimiser)
+        self.episode = random_episode(case, case.scenes, device)
+
+    def losses(self, count: int) -> list[float]:
+        """Of the next `count` steps."""
+        return [float(self._take()) for _ in range(count)]
+
+    def steps(self, count: int) -> None:
+        """As the loop takes them, without feeding."""
+        for number in range(count):
+            self._take()
+            self.exchange.agree(number, (0.0, 0.0, 0.0))
+        wait_for(self.device)
+
+    def capture(self, said: list[str]) -> None:
+        """From now on as a CUDA graph; `said` hears if that can't be."""
+        self.step = CapturedStep(self.step, self.model, said.append)
+        self.steps(EAGER_USES + 2)
+
+    def _take(self) -> torch.Tensor:
+        return self.step(self.episode, SET, _PICTURE, 1.0).losses["loss"]
+
+
+def _peak_gib(device: torch.device) -> float | None:
+    return torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None

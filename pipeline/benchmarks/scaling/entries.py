@@ -1,0 +1,58 @@
+"""The benchmarks of scaling by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from everview.pipeline.benchmarks.scaling import (
+    context_parallel,
+    data_parallel,
+    equality,
+    feed,
+    overhead,
+    stall,
+)
+from everview.pipeline.benchmarks.scaling.rows import Entry, Setting, run_benchmarks
+from everview.pipeline.errors import EnvironmentUnfit, UsageError
+
+ENTRIES = (
+    Entry(equality.NAME, equality.equal_results, 0.08),
+    Entry(data_parallel.NAME, data_parallel.data_parallel, 0.2),
+    Entry(context_parallel.NAME, context_parallel.context_parallel, 0.27),
+    Entry(overhead.NAME, overhead.overhead, 0.25),
+    Entry(stall.NAME, stall.checkpoint_stall, 0.1),
+    Entry(feed.NAME, feed.feed, 0.1),
+)
+
+
+def chosen(rows: str) -> tuple[Entry, ...]:
+    """Those whose name begins with one of `rows`, separated by commas; all if empty.
+
+    Raises UsageError where a word begins none.
+    """
+    words = [word.strip() for word in rows.split(",") if word.strip()]
+    for word in words:
+        if not any(entry.name.startswith(word) for entry in ENTRIES):
+            names = ", ".join(entry.name for entry in ENTRIES)
+            raise UsageError(f"no row of scaling begins with {word!r}; there are: {names}")
+    return tuple(
+        entry for entry in ENTRIES
+        if not words or any(entry.name.startswith(word) for word in words)
+    )  # fmt: skip
+
+
+def bench_scaling(
+    entries: Sequence[Entry], setting: Setting, out: Path | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure; the report as JSON, also in `out` after every row. Raises EnvironmentUnfit when
+    there are fewer GPUs than ranks."""
+    if setting.on_gpu:
+        import torch
+
+        if torch.cuda.device_count() < setting.ranks:
+            raise EnvironmentUnfit(
+                f"{setting.ranks} ranks need a GPU each, and there are {torch.cuda.device_count()}"
+            )
+    return run_benchmarks(entries, setting, out, say)
