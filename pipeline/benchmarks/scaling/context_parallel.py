@@ -26,7 +26,7 @@ from everview.pipeline.benchmarks.scaling.processes import (
     take_ranks_turns,
     wait_for,
 )
-from everview.pipeline.benchmarks.scaling.rows import Findings, Goal, Row, Setting
+from everview.pipeline.benchmarks.scaling.rows import Findings, Goal, Row, Setting, one_line
 from everview.pipeline.benchmarks.train import Case, random_episode, stack
 from everview.pipeline.training.captured import EAGER_USES, CapturedStep
 from everview.pipeline.training.config import OptimiserConfig
@@ -37,7 +37,7 @@ from everview.pipeline.training.step import Objective, training_step
 
 NAME = "context parallel"
 GOAL = Goal(0.03, at_most=True, unit="%")
-ROUNDS = 5
+ROUNDS, UNIT_S = 5, 2.0
 COMPARED = 3
 """First steps whose losses are compared."""
 _PICTURE = {"picture": 1.0}
@@ -46,24 +46,25 @@ _COLLECTIVE_S = 600.0
 
 @dataclass(frozen=True)
 class Capture:
-    """A capture to divide. captured: try CUDA graphs too, which need room for two steps."""
+    """A capture to divide. captured: as CUDA graphs, which need room for two steps."""
 
     case: Case
     captured: bool
 
 
 def captures(setting: Setting) -> tuple[Capture, ...]:
-    """On a GPU 65K and 131K tokens."""
+    """On a GPU 65K and 131K tokens. CUDA graphs come last: what hangs there costs no other row."""
     if setting.on_gpu:
         model = stack(14, 768)
         half = Case("14 layers d 768", model, 1, 32, 32, 256, False, "")
-        return Capture(half, True), Capture(replace(half, inputs=64, targets=64), False)
+        whole = replace(half, inputs=64, targets=64)
+        return Capture(half, False), Capture(whole, False), Capture(half, True)
     small = stack(1, 64)
     return (Capture(Case("1 layer d 64", small, 1, 4, 4, 32, False, ""), False),)
 
 
 def context_parallel(setting: Setting, until: float) -> Iterator[Row]:
-    """Rows: each capture launched one by one, and as CUDA graphs where that is asked for."""
+    """Rows: each capture, its kernels launched one by one or as CUDA graphs."""
     chosen = captures(setting)
     found, failure = found_by_ranks(measure, setting.ranks, setting.device, until, chosen, until)
     for line in needed(found, failure):
@@ -93,55 +94,71 @@ def measure(rank: int, size: int, path: Path, chosen: tuple[Capture, ...], until
         ends = time.time() + max(until - time.time(), 0.0) / (len(chosen) - place)
         if place and exchange.agree(0, [float(time.time() >= until)])[0]:
             break
-        _one_capture(capture, exchange, device, Findings(path), ends)
+        arguments = capture, exchange, device, Findings(path), ends
+        failure = None
+        try:
+            _one_capture(*arguments, [], device.type == "cuda")
+        except RuntimeError as error:
+            if device.type != "cuda":
+                raise
+            failure = one_line(error)
         let_go()
+        if failure is not None:
+            _one_capture(*arguments, [f"not compiled: {failure}"], False)
+            let_go()
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 def _one_capture(
-    capture: Capture, exchange: Exchange, device: torch.device, findings: Findings, until: float
+    capture: Capture,
+    exchange: Exchange,
+    device: torch.device,
+    findings: Findings,
+    until: float,
+    said: list[str],
+    compiled: bool,
 ) -> None:
     ranks, case = exchange.ranks, capture.case
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    alone = _Stepper(case, Ranks(), Exchange(), device) if ranks.leads else None
-    shared = _Stepper(case, ranks, exchange, device)
+    alone = _Stepper(case, Ranks(), Exchange(), device, compiled) if ranks.leads else None
+    shared = _Stepper(case, ranks, exchange, device, compiled)
     first = {} if alone is None else {"one": alone.losses(COMPARED)}
     exchange.agree(0, [0.0])  # the others wait for the one that compiles by itself
     first["divided"] = shared.losses(COMPARED)
+    if capture.captured:
+        torch.cuda.empty_cache()
+        for stepper in (alone, shared):
+            if stepper is not None:
+                stepper.capture(said)
+            exchange.agree(0, [0.0])
     candidates = {"one": idle if alone is None else alone.steps, "divided": shared.steps}
-    for form in ("one by one", "captured") if capture.captured else ("one by one",):
-        said: list[str] = []
-        if form == "captured":
-            torch.cuda.empty_cache()
-            for stepper in (alone, shared):
-                if stepper is not None:
-                    stepper.capture(said)
-                exchange.agree(0, [0.0])
-        times = take_ranks_turns(candidates, exchange, ROUNDS, until, 2.0)
-        if not ranks.leads:
-            continue
-        apart = [abs(a - b) / abs(a) for a, b in zip(first["one"], first["divided"], strict=True)]
-        findings.add(
-            case=case.name,
-            tokens=case.tokens,
-            form=form,
-            ms=medians(times),
-            ratio=times.ratio("one", "divided"),
-            rounds_ms={name: list(ms) for name, ms in times.rounds_ms.items()},
-            losses=first,
-            loss_difference=max(apart),
-            parameters=shared.parameters,
-            peak_gib=_peak_gib(device),
-            failure="; ".join(dict.fromkeys(said)) or None,
-        )
+    times = take_ranks_turns(candidates, exchange, ROUNDS, until, UNIT_S)
+    if not ranks.leads:
+        return
+    apart = [abs(a - b) / abs(a) for a, b in zip(first["one"], first["divided"], strict=True)]
+    findings.add(
+        case=case.name,
+        tokens=case.tokens,
+        form="captured" if capture.captured else "one by one",
+        ms=medians(times),
+        ratio=times.ratio("one", "divided"),
+        rounds_ms={name: list(ms) for name, ms in times.rounds_ms.items()},
+        losses=first,
+        loss_difference=max(apart),
+        parameters=shared.parameters,
+        peak_gib=torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None,
+        failure="; ".join(dict.fromkeys(said)) or None,
+    )
 
 
 class _Stepper:
     """Training steps on one episode, by the ranks that divide it or by one."""
 
-    def __init__(self, case: Case, ranks: Ranks, exchange: Exchange, device: torch.device) -> None:
+    def __init__(
+        self, case: Case, ranks: Ranks, exchange: Exchange, device: torch.device, compiled: bool
+    ) -> None:
         torch.manual_seed(0)
         with torch.device(device):
             self.model = SceneModel(case.config).train()
@@ -150,7 +167,7 @@ class _Stepper:
         objective = Objective(self.model, None, ranks.context)
         config = OptimiserConfig(hidden="adamw", adamw_rate=1e-4)
         optimiser = Optimiser(self.model, config, ranks)
-        if device.type == "cuda":
+        if compiled:
             self.model.compile_blocks(dynamic=False)
         self.step: Any = partial(training_step, objective, optimiser)
         self.episode = random_episode(case, case.scenes, device)
@@ -173,7 +190,3 @@ class _Stepper:
 
     def _take(self) -> torch.Tensor:
         return self.step(self.episode, SET, _PICTURE, 1.0).losses["loss"]
-
-
-def _peak_gib(device: torch.device) -> float | None:
-    return torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None

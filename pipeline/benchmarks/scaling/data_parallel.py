@@ -40,7 +40,7 @@ from everview.pipeline.training.train_run import TrainRun, open_run
 
 NAME = "data parallel"
 GOAL = Goal(1.9, at_most=False, unit="x")
-ROUNDS = 7
+ROUNDS, UNIT_S = 7, 1.0
 _COLLECTIVE_S = 600.0
 _FOREVER = 1e9
 
@@ -155,7 +155,7 @@ def measure(rank: int, size: int, path: Path, config: TrainConfig, until: float)
                     steps_of(run)(EAGER_USES + 2)
             left = len(forms) - number
             ends = time.time() + max(until - time.time(), 0.0) / left
-            times = take_ranks_turns(candidates, exchange, ROUNDS, ends, 1.0)
+            times = take_ranks_turns(candidates, exchange, ROUNDS, ends, UNIT_S)
             if rank == 0:
                 Findings(path).add(
                     form=form,

@@ -18,10 +18,10 @@ from everview.pipeline.benchmarks.scaling.rows import Entry, Setting, run_benchm
 from everview.pipeline.errors import EnvironmentUnfit, UsageError
 
 ENTRIES = (
-    Entry(equality.NAME, equality.equal_results, 0.08),
-    Entry(data_parallel.NAME, data_parallel.data_parallel, 0.2),
-    Entry(context_parallel.NAME, context_parallel.context_parallel, 0.27),
-    Entry(overhead.NAME, overhead.overhead, 0.25),
+    Entry(equality.NAME, equality.equal_results, 0.06),
+    Entry(data_parallel.NAME, data_parallel.data_parallel, 0.16),
+    Entry(context_parallel.NAME, context_parallel.context_parallel, 0.25),
+    Entry(overhead.NAME, overhead.overhead, 0.33),
     Entry(stall.NAME, stall.checkpoint_stall, 0.1),
     Entry(feed.NAME, feed.feed, 0.1),
 )

@@ -37,8 +37,8 @@ TURNS = 2
 _WINDOW = 5
 """Steps of one time in the curve."""
 _ZERO = {
-    "DeepSpeed ZeRO 0": ParallelConfig(zero=0),
     "DeepSpeed ZeRO 2": ParallelConfig(zero=2),
+    "DeepSpeed ZeRO 0": ParallelConfig(zero=0),
 }
 _BARE, _CAPTURED = "bare", "bare, captured"
 _RAY = "Ray Train + "
@@ -49,7 +49,7 @@ def run_to_compare(setting: Setting) -> TrainConfig:
     if setting.on_gpu:
         shape = EpisodeShape(4, 8, 8, (1,))
         config = plain_run("8 layers d 768, 4 x (8 + 8) of 256", stack(8, 768), 256, shape, "cuda")
-        steps = 60
+        steps = 50
     else:
         shape = EpisodeShape(2, 2, 2, (1,))
         config = plain_run("tiny, 2 x (2 + 2) of 16", models.tiny(), 16, shape, "cpu")

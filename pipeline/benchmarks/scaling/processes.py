@@ -109,8 +109,8 @@ def take_ranks_turns(
 ) -> Times:
     """Milliseconds of a step of each candidate: once a round in turn, as many steps as take
     `unit_s`, from when all ranks are ready to when all are done. Ranks that have no part wait on
-    the host. Called by all ranks with the same names. Ends after `rounds`, or with the first round
-    after `until`."""
+    the host. Called by all ranks with the same names. Ends after `rounds`, or after `until` once
+    there are three."""
 
     def timed(steps: Steps, count: int) -> float:
         exchange.agree(0, [0.0])
@@ -124,10 +124,10 @@ def take_ranks_turns(
         once = exchange.agree(0, [timed(steps, 1)])[0]
         counts[name] = max(1, min(200, int(unit_s / max(once, 1e-6))))
     taken: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
+    for number in range(rounds):
         for name, steps in candidates.items():
             taken[name].append(1e3 * timed(steps, counts[name]))
-        if exchange.agree(0, [float(time.time() >= until)])[0]:
+        if number >= 2 and exchange.agree(0, [float(time.time() >= until)])[0]:
             break
     return Times({name: tuple(values) for name, values in taken.items()})
 

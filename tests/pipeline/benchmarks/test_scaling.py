@@ -41,6 +41,8 @@ SMALL = Setting("cpu", 2, 1.0, small=True)
 def compare_and_time(rank: int, size: int, path: Path) -> None:
     """Everything that two ranks measure together, in one start of them."""
     train_run.render_scenes = render_for_a_run
+    for benchmark in (data_parallel, context_parallel):
+        benchmark.ROUNDS, benchmark.UNIT_S = 1, 0.01
     equality.measure(rank, size, path, equality.comparisons(SMALL))
     data_parallel.measure(rank, size, path, data_parallel.run_of_one(SMALL), 0.0)
     context_parallel.measure(rank, size, path, context_parallel.captures(SMALL), 0.0)
