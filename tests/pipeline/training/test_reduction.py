@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from everview.datasets.cameras import Cameras
 from everview.pipeline.training.config import World
 from everview.pipeline.training.reduction import reduced
+from tests.models.crossings import Crossings
 from tests.pipeline.training.flat_scenes import render_planes
 
 CPU = torch.device("cpu")
@@ -92,3 +94,14 @@ def test_views_of_the_pools_size_are_what_they_were(kind):
     images = torch.randint(0, 255, images.shape).to(kind)
     given = images, depth, replace(cameras(), width=SIDE)
     assert all(one is other for one, other in zip(reduced(*given, SIDE), given, strict=True))
+
+
+def test_nothing_is_copied_from_the_host():
+    """Told without a GPU, on tensors that have shapes and devices but no values."""
+    with FakeTensorMode():
+        images = torch.zeros(1, 2, 3, SIDE, SIDE, dtype=torch.uint8, device="cuda")
+        depth = torch.zeros(1, 2, SIDE, SIDE, dtype=torch.half, device="cuda")
+        lens, poses = (torch.zeros(1, 2, *shape, device="cuda") for shape in ((4,), (4, 4)))
+        with Crossings("cuda") as crossings:
+            reduced(images, depth, Cameras(SIDE, SIDE, lens, poses), SMALL)
+    assert crossings.found == []
