@@ -11,30 +11,30 @@ Five benchmarks, each by itself; a ratio's two sides take turns in one run, medi
 
 Before the first two, ranks are held against one process in float32.
 
-Predictions for two H200 on one NVLink host, written before measuring. An all-reduce of S bytes
-between two ranks moves S each way: at 300 GB/s (450 a direction, less NCCL's share, without
-multicast) 0.2 ms for 60 MB, 2.4 ms for 720 MB.
+Floors and predictions for two H200 on one NVLink host, written before measuring. An all-reduce of
+S bytes between two ranks moves S each way: at 450 GB/s at least 0.13 ms for 60 MB and 1.6 ms for
+728 MB; NCCL reaches perhaps 300 without multicast, 0.2 and 2.4 ms.
 
-    row                           prediction
-    data parallel, 15M            65K tokens a rank in 65 ms captured (83 measured with its pool's
-                                  refreshes, campaign log 4). Exchange: gradients 60 MB, 0.2 ms +
-                                  0.1 ms to pack and divide: 1.98x. Launched one by one: 115 ms of
-                                  host work, the agreement on the host 0.3 ms more: 1.98x.
-    context, 14 layers d 768,     one: 280 ms. Divided by two: all but what a capture costs once:
-      65K tokens                  Newton-Schulz (14 x 0.14 ms forward, 14 x 0.25 backward) 5.5 ms.
-                                  Exchanged: 14 x 14 MB forward and backward 2.2 ms, gradients
-                                  of 156M weights 2.1 ms + 0.9 to pack. AdamW 1.5 ms once.
-                                  140 + 3.5 + 5.2 = 149 ms: 6 % over half, more than the goal's 3.
-      131K tokens                 the same 8.7 ms on 280: 3 %.
-    Ray Train + DeepSpeed,        step 172 ms. ZeRO 0: an added pass over 360 MB of gradients, 0.3
-      8 layers d 768              ms; ZeRO 2: gradients into one flat buffer and weights back, 1.5
-                                  GB, 0.4 ms, and hooks on 150 parameters, hidden by the GPU: 1 %.
-                                  Ray Train: nothing in a step.
-    checkpoint stall, 312M        2.5 GB to pageable host memory at 3 to 5 GB/s: 0.5 to 0.8 s, and
-                                  what the writer holds the interpreter for (a copy into bytes, 2.5
-                                  GB at 5 GB/s: 0.5 s): 1.0 to 1.3 s of 60: 2 %.
-    checkpoint stall, 15M         a twentieth: 0.1 %.
-    feed, first_light             16 scenes x 20 views / 12 uses = 27 views a step, 330 views/s.
-                                  Rendered: thousands, over 10x. Decoded by two threads at 128 px
-                                  with depth: 1.5 ms a view, 1,300 views/s: 4x.
+    row                       floor    prediction, and from what
+    data parallel, 15M        1.996x   1.98x. 65K tokens a rank in 65 ms captured (83 with the pool's
+                                       refreshes, campaign log 4); gradients 60 MB, 0.2 ms + 0.1 to
+                                       pack and divide. One by one: 115 ms of launches, the
+                                       agreement on the host 0.3 ms more.
+    context, 14 layers        3 %      6.5 %. One rank: 280 ms, of them once for a capture, so not
+      d 768, 65K tokens                divided: Newton-Schulz 14 x (0.14 forward + 0.25 backward),
+                                       AdamW 1.5. Exchanged: 14 sums of 14 MB forward and again
+                                       backward, 2.2; gradients of 182M weights, 2.4 + 1.0 to pack.
+                                       7 / 2 + 5.6 = 9.1 ms on 140.
+      131K tokens             1.5 %    3.3 %: the same 9.1 ms on 280
+    Ray Train + DeepSpeed,    0        1 %. Step 172 ms. ZeRO 0: one more pass over 416 MB of
+      8 layers d 768                   gradients, 0.2 ms; ZeRO 2: gradients into one flat buffer and
+                                       weights back, 1.7 GB, 0.4 ms, and hooks on 150 parameters that
+                                       the GPU hides. Ray Train: nothing in a step.
+    checkpoint stall, 312M    0.1 %    1.1 %. 2.5 GB at 50 GB/s are the floor; to pageable memory 3 to
+                                       5 GB/s, 0.5 to 0.8 s of 60. Writing doesn't hold the
+                                       interpreter (safetensors 0.8; older releases do).
+    checkpoint stall, 15M              0.1 %, a twentieth
+    feed, first_light                  16 scenes x 20 views / 12 uses = 27 views a step, 330 views/s.
+                                       Rendered: thousands, over 10x. Decoded by two threads at
+                                       128 px with depth: 1.5 ms a view, 1,300 views/s, 4x.
 """

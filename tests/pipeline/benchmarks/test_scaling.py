@@ -49,7 +49,7 @@ def compare_and_time(rank: int, size: int, path: Path) -> None:
 
 
 def test_two_ranks_give_equal_results_and_are_timed_against_one() -> None:
-    found, failure = found_by_ranks(compare_and_time, 2, "cpu", time.time() + 120)
+    found, failure = found_by_ranks(compare_and_time, 2, "cpu", time.time() + 240)
     assert failure is None
     data, context, timed, divided = found
     for line in (data, context):
@@ -64,7 +64,7 @@ def test_two_ranks_give_equal_results_and_are_timed_against_one() -> None:
 
 
 def test_what_a_process_found_is_kept_when_it_fails() -> None:
-    found, failure = found_by_process(half_done, time.time() + 120)
+    found, failure = found_by_process(half_done, time.time() + 240)
     assert found == [{"done": 1}]
     assert failure == "no more"
 
