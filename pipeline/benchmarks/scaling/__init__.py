@@ -15,26 +15,26 @@ Floors and predictions for two H200 on one NVLink host, written before measuring
 S bytes between two ranks moves S each way: at 450 GB/s at least 0.13 ms for 60 MB and 1.6 ms for
 728 MB; NCCL reaches perhaps 300 without multicast, 0.2 and 2.4 ms.
 
-    row                       floor    prediction, and from what
-    data parallel, 15M        1.996x   1.98x. 65K tokens a rank in 65 ms captured (83 with the pool's
-                                       refreshes, campaign log 4); gradients 60 MB, 0.2 ms + 0.1 to
-                                       pack and divide. One by one: 115 ms of launches, the
-                                       agreement on the host 0.3 ms more.
-    context, 14 layers        3 %      6.5 %. One rank: 280 ms, of them once for a capture, so not
-      d 768, 65K tokens                divided: Newton-Schulz 14 x (0.14 forward + 0.25 backward),
-                                       AdamW 1.5. Exchanged: 14 sums of 14 MB forward and again
-                                       backward, 2.2; gradients of 182M weights, 2.4 + 1.0 to pack.
-                                       7 / 2 + 5.6 = 9.1 ms on 140.
-      131K tokens             1.5 %    3.3 %: the same 9.1 ms on 280
-    Ray Train + DeepSpeed,    0        1 %. Step 172 ms. ZeRO 0: one more pass over 416 MB of
-      8 layers d 768                   gradients, 0.2 ms; ZeRO 2: gradients into one flat buffer and
-                                       weights back, 1.7 GB, 0.4 ms, and hooks on 150 parameters that
-                                       the GPU hides. Ray Train: nothing in a step.
-    checkpoint stall, 312M    0.1 %    1.1 %. 2.5 GB at 50 GB/s are the floor; to pageable memory 3 to
-                                       5 GB/s, 0.5 to 0.8 s of 60. Writing doesn't hold the
-                                       interpreter (safetensors 0.8; older releases do).
-    checkpoint stall, 15M              0.1 %, a twentieth
-    feed, first_light                  16 scenes x 20 views / 12 uses = 27 views a step, 330 views/s.
-                                       Rendered: thousands, over 10x. Decoded by two threads at
-                                       128 px with depth: 1.5 ms a view, 1,300 views/s, 4x.
+  row                       floor    prediction, and from what
+  data parallel, 15M        1.996x   1.98x. 65K tokens a rank in 65 ms captured (83 with the pool's
+                                     refreshes, campaign log 4); gradients 60 MB, 0.2 ms + 0.1 to
+                                     pack and divide. One by one: 115 ms of launches, the
+                                     agreement on the host 0.3 ms more.
+  context, 14 layers        3 %      6.5 %. One rank: 280 ms, of them once for a capture, so not
+    d 768, 65K tokens                divided: Newton-Schulz 14 x (0.14 forward + 0.25 backward),
+                                     AdamW 1.5. Exchanged: 14 sums of 14 MB forward and again
+                                     backward, 2.2; gradients of 182M weights, 2.4 + 1.0 to pack.
+                                     7 / 2 + 5.6 = 9.1 ms on 140.
+    131K tokens             1.5 %    3.3 %: the same 9.1 ms on 280
+  Ray Train + DeepSpeed,    0        1 %. Step 172 ms. ZeRO 0: one more pass over 416 MB of
+    8 layers d 768                   gradients, 0.2 ms; ZeRO 2: gradients into one flat buffer and
+                                     weights back, 1.7 GB, 0.4 ms, and hooks on 150 parameters that
+                                     the GPU hides. Ray Train: nothing in a step.
+  checkpoint stall, 312M    0.1 %    1.1 %. 2.5 GB at 50 GB/s are the floor; to pageable memory 3 to
+                                     5 GB/s, 0.5 to 0.8 s of 60. Writing doesn't hold the
+                                     interpreter (safetensors 0.8; older releases do).
+  checkpoint stall, 15M              0.1 %, a twentieth
+  feed, first_light                  16 scenes x 20 views / 12 uses = 27 views a step, 330 views/s.
+                                     Rendered: thousands, over 10x. Decoded by two threads at
+                                     128 px with depth: 1.5 ms a view, 1,300 views/s, 4x.
 """

@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from everview.models import config as models
-from everview.pipeline.benchmarks.scaling.data_parallel import plain_run
+from everview.pipeline.benchmarks.scaling.data_parallel import GOAL as WIDER
+from everview.pipeline.benchmarks.scaling.data_parallel import plain_run, widened
 from everview.pipeline.benchmarks.scaling.processes import (
     Found,
     found_by_process,
@@ -82,7 +83,7 @@ def installed(name: str) -> bool:
 
 
 def overhead(setting: Setting, until: float) -> Iterator[Row]:
-    """Rows: every way against the bare run of the same turns."""
+    """Rows: every way against the bare run of the same turns; and all ranks on Ray against one."""
     config = run_to_compare(setting)
     times: dict[str, list[float]] = {}
     failures: dict[str, str] = {}
@@ -99,6 +100,22 @@ def overhead(setting: Setting, until: float) -> Iterator[Row]:
             if failure is not None:
                 failures |= dict.fromkeys(chosen.keys() - times.keys(), failure)
     yield from _rows(config, times, failures)
+    if installed("ray") and setting.ranks > 1:
+        yield _all_on_ray(setting, config, times, until)
+
+
+def _all_on_ray(
+    setting: Setting, config: TrainConfig, times: Mapping[str, list[float]], until: float
+) -> Row:
+    """What `everview train --workers N` does as a whole: as many scenes a rank, CUDA graphs too."""
+    way, bare = f"Ray Train, {setting.ranks} workers", _CAPTURED if setting.on_gpu else _BARE
+    runs = {way: widened(config, setting.ranks)}
+    gpus = setting.ranks if setting.on_gpu else 0
+    found, failure = found_by_process(train_on_ray, until, runs, gpus, setting.ranks)
+    ms = {bare: statistics.median(times[bare])} if bare in times else {}
+    ms |= {line["way"]: line["ms"] for line in found}
+    ratio = setting.ranks * ms[bare] / ms[way] if {way, bare} <= ms.keys() else None
+    return Row(NAME, f"{way}, {config.name} each", ratio, goal=WIDER, ms=ms, failure=failure)
 
 
 def _rows(
@@ -153,15 +170,15 @@ def train_plainly(rank: int, size: int, path: Path, runs: Mapping[str, TrainConf
         raise RuntimeError("; ".join(failed))
 
 
-def train_on_ray(path: Path, runs: Mapping[str, TrainConfig], gpus: int) -> None:
+def train_on_ray(path: Path, runs: Mapping[str, TrainConfig], gpus: int, workers: int = 1) -> None:
     """Runs one after another on a Ray cluster that is started for them."""
     from everview.pipeline.cluster import ClusterConfig, cluster
     from everview.pipeline.training.cluster_run import train_on_cluster
 
-    with cluster(ClusterConfig(address="local", cpus=2, gpus=gpus, object_store_mib=200)):
+    with cluster(ClusterConfig(address="local", cpus=2 * workers, gpus=gpus, object_store_mib=200)):
         for way, config in runs.items():
             with tempfile.TemporaryDirectory() as out:
-                train_on_cluster(config, Path(out), 1)
+                train_on_cluster(config, Path(out), workers)
                 Findings(path).add(way=way, ms=steady_ms(Path(out)))
 
 
