@@ -10,10 +10,10 @@ replacements, everything on: the share of its time that training waits.
 from __future__ import annotations
 
 import itertools
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from everview.pipeline.training.train_run import TrainRun, open_run
 
 NAME = "feed"
 GOAL = Goal(3.0, at_most=False, unit="x")
+ROUNDS = 5
 _DECODERS = 2
 """Threads that may have begun a block before the clock started."""
 
@@ -65,34 +66,37 @@ def run_to_feed(setting: Setting) -> TrainConfig:
 def feed(setting: Setting, until: float) -> Iterator[Row]:
     """Rows: procedural scenes, and scenes from shards."""
     config = run_to_feed(setting)
-    unit_s = 0.2 if setting.small else 4.0
-    found, failure = found_by_ranks(measure, 1, setting.device, until, config, unit_s, until)
-    facts: dict[str, Any] = {}
+    unit_s, rounds = (0.2, 1) if setting.small else (1.0, ROUNDS)
+    found, failure = found_by_ranks(
+        measure, 1, setting.device, until, config, unit_s, rounds, until
+    )
+    facts: dict[str, Any] = {"set": "of the user" if config.data.shards else "made for this"}
     for line in needed(found, failure):
-        facts |= line
+        facts |= line if "source" not in line else {}
+    by_source = {line["source"]: line for line in found if "source" in line}
     for source in ("procedural", "shards"):
-        given, used = facts.get(source), facts.get("used_per_s")
-        known = given is not None and used is not None
+        line = by_source.get(source, {})
         yield Row(
             NAME,
             f"{source}, {config.name}",
-            figure=given / used if known else None,
+            figure=line.get("ratio"),
             goal=GOAL,
             ms={"step": facts["step_ms"]} if "step_ms" in facts else {},
-            facts={
-                "views_per_s": given,
-                "used_per_s": used,
-                "waiting_share": facts.get("waiting_share"),
-                "set": "of the user" if config.data.shards else "made for this",
-            },
+            facts={**facts, "views_per_s": line.get("views_per_s")},
             failure=failure,
         )
 
 
 def measure(
-    rank: int, size: int, path: Path, config: TrainConfig, unit_s: float, until: float
+    rank: int,
+    size: int,
+    path: Path,
+    config: TrainConfig,
+    unit_s: float,
+    rounds: int,
+    until: float,
 ) -> None:
-    """What each source gives, what training uses, and how long it waits."""
+    """What each source gives and what training uses, in turn; then how long training waits."""
     findings = Findings(path)
     with tempfile.TemporaryDirectory() as folder:
         if not config.data.shards:
@@ -101,59 +105,85 @@ def measure(
             config = replace(config, data=replace(config.data, shards=(str(made),)))
         run = open_run(config, Path(folder) / "run", Silent())
         run.feeder.pool.advance(0)
-        findings.add(procedural=rendered_per_s(run, unit_s))
-        findings.add(shards=decoded_per_s(run, unit_s))
         if run.device.type == "cuda":
             compile_run(run, Silent())
         pool, take = run.feeder.pool, steps_of(run)
-        used = config.data.refresh_scenes * config.data.parts * config.data.views / pool.interval
         forms = len(config.data.shapes[0].chunks)
         warm = min(pool.interval // 2, (EAGER_USES + 2) * forms**2)  # forms come in random order
         take(warm)
-        count = pool.interval - warm
-        begin = time.perf_counter()
-        take(count)
-        step_s = (time.perf_counter() - begin) / count
-        findings.add(step_ms=1e3 * step_s, used_per_s=used / step_s)
+        count = (pool.interval - warm) // rounds
+        taken: dict[str, list[float]] = {"procedural": [], "shards": [], "step_s": []}
+        rendering = Rendering(run)
+        with Decoding(run) as decoding:
+            for _ in range(rounds):
+                taken["procedural"].append(rendering.per_s(unit_s))
+                taken["shards"].append(decoding.per_s(unit_s))
+                begin = time.perf_counter()
+                take(count)
+                taken["step_s"].append((time.perf_counter() - begin) / count)
+        used = config.data.refresh_scenes * config.data.parts * config.data.views / pool.interval
+        for source in ("procedural", "shards"):
+            pairs = zip(taken[source], taken["step_s"], strict=True)
+            ratio = statistics.median(rate * step_s / used for rate, step_s in pairs)
+            findings.add(source=source, ratio=ratio, views_per_s=statistics.median(taken[source]))
+        step_s = statistics.median(taken["step_s"])
+        findings.add(step_ms=1e3 * step_s, used_per_s=used / step_s, rounds=taken)
         whole_s = pool.interval * step_s
         if unit_s < 1 or time.time() + 1.5 * whole_s < until:
             begin = time.perf_counter()
             take(pool.interval)
             findings.add(waiting_share=1 - whole_s / (time.perf_counter() - begin))
-        del run, pool, take
+        del run, pool, take, rendering, decoding
 
 
-def rendered_per_s(run: TrainRun, unit_s: float) -> float:
-    """Views/s of procedural scenes into a pool like the run's, after all worlds had their turn."""
-    data, device = replace(run.config.data, shards=()), run.device
-    pool = ScenePool(data, run.config.seed + 1, device, run.feeder.pool.render)
-    pool.advance(0)
-    wait_for(device)
-    begin, made = time.perf_counter(), 0
-    for number in itertools.count(1):
-        made += pool.advance(number * pool.interval)
-        wait_for(device)
-        if time.perf_counter() - begin >= unit_s:
-            break
-    return made * data.views / (time.perf_counter() - begin)
+class Rendering:
+    """Procedural scenes into a pool like the run's, after all worlds had their turn."""
 
+    def __init__(self, run: TrainRun) -> None:
+        self.data = replace(run.config.data, shards=())
+        self.pool = ScenePool(self.data, run.config.seed + 1, run.device, run.feeder.pool.render)
+        self.pool.advance(0)
+        self.replaced = 0
 
-def decoded_per_s(run: TrainRun, unit_s: float) -> float:
-    """Views/s of stored scenes into the pool's memory; what was begun before isn't counted."""
-    data = run.config.data
-    stream = stored_scenes(data, run.config.seed + 1)
-    assert stream is not None
-    storage = empty_views(data.refresh_scenes, data.views, data.size, run.device)
-    with closing(stream(itertools.count())) as blocks:  # type: ignore[type-var]
-        for _ in range(AHEAD + _DECODERS + data.parts):
-            storage.write(0, next(blocks))
+    def per_s(self, unit_s: float) -> float:
+        """Views/s over `unit_s` or a little longer."""
+        wait_for(self.pool.device)
         begin, made = time.perf_counter(), 0
-        # what lies ready now is used up, and as much lies ready in the end
         while time.perf_counter() - begin < unit_s:
-            storage.write(0, next(blocks))
-            made += data.refresh_scenes
-        wait_for(run.device)
-        return made * data.views / (time.perf_counter() - begin)
+            self.replaced += 1
+            made += self.pool.advance(self.replaced * self.pool.interval)
+            wait_for(self.pool.device)
+        return made * self.data.views / (time.perf_counter() - begin)
+
+
+class Decoding:
+    """Stored scenes into the pool's memory, in a block that ends their threads."""
+
+    def __init__(self, run: TrainRun) -> None:
+        self.data = data = run.config.data
+        stream = stored_scenes(data, run.config.seed + 1)
+        assert stream is not None
+        self.blocks = stream(itertools.count())
+        self.storage = empty_views(data.refresh_scenes, data.views, data.size, run.device)
+
+    def __enter__(self) -> Decoding:
+        for _ in range(self.data.parts):
+            self.storage.write(0, next(self.blocks))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.blocks.close()  # type: ignore[attr-defined]
+
+    def per_s(self, unit_s: float) -> float:
+        """Views/s over `unit_s` or a little longer; what was ready before isn't counted."""
+        for _ in range(AHEAD + _DECODERS):
+            self.storage.write(0, next(self.blocks))
+        begin, made = time.perf_counter(), 0
+        while time.perf_counter() - begin < unit_s:
+            self.storage.write(0, next(self.blocks))
+            made += self.data.refresh_scenes
+        wait_for(self.storage.images.device)
+        return made * self.data.views / (time.perf_counter() - begin)
 
 
 def scenes_to_store(data: DataConfig, scenes: int = 32) -> Iterator[PosedScene]:

@@ -87,13 +87,14 @@ def test_a_commit_is_weighed_against_steps_without(tmp_path, monkeypatch) -> Non
 def test_both_sources_of_the_feed_are_measured_and_so_is_its_use(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(train_run, "render_scenes", render_for_a_run)
     monkeypatch.setattr(feed, "render_scenes", render_for_a_run)
-    feed.measure(0, 1, tmp_path / "found", feed.run_to_feed(SMALL), 0.05, 0.0)
-    found: dict[str, Any] = {}
-    for line in read(tmp_path / "found"):
-        found |= line
-    assert {"procedural", "shards", "step_ms", "used_per_s", "waiting_share"} == set(found)
+    feed.measure(0, 1, tmp_path / "found", feed.run_to_feed(SMALL), 0.05, 1, 0.0)
+    procedural, shards, use, waiting = read(tmp_path / "found")
+    assert (procedural["source"], shards["source"]) == ("procedural", "shards")
+    assert set(waiting) == {"waiting_share"}
     # 2 scenes in each of 4 parts, of 8 views, every 4 steps
-    assert found["used_per_s"] * found["step_ms"] / 1e3 == pytest.approx(16)
+    assert use["used_per_s"] * use["step_ms"] / 1e3 == pytest.approx(16)
+    for line in (procedural, shards):
+        assert line["ratio"] == pytest.approx(line["views_per_s"] / use["used_per_s"])
 
 
 @pytest.mark.parametrize(("device", "recipe"), [("cpu", "tiny"), ("cuda", "first_light")])
