@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,11 +52,13 @@ class RunDirectory:
         config: Any,
         command: list[str] | None = None,
         fresh: bool = False,
+        may_change: Collection[str] = (),
     ) -> RunDirectory:
         """Create, continue or refuse.
 
         config: the resolved configuration (dataclass or mapping), which repeats the run.
         command: the words of the command line (default: sys.argv). fresh: remove the run there.
+        may_change: keys of `config` whose values a continuing command may change.
         Raises UsageError when the directory holds something else, a finished run, or an
         unfinished one of another configuration; TryAgain when another process owns it.
         """
@@ -69,8 +71,9 @@ class RunDirectory:
             lock = DirectoryLock(path)
             lock.acquire()
         try:
-            old = _claim(path, verb, plain, fresh)
+            old = _claim(path, verb, plain, fresh, may_change)
             record = old or _new_record(verb, plain)
+            record["config"] = plain
             record["command"] = redact_command(list(sys.argv if command is None else command))
             record["status"], record["exit_status"], record["error"] = "running", None, None
             record["attempts"].append(
@@ -152,9 +155,16 @@ def read_run(path: Path | str) -> dict[str, Any] | None:
     return record if record is not None and record.get("program") == "everview" else None
 
 
-def default_run_path(verb: str, subject: str, config: Any, root: Path | str = "runs") -> Path:
+def default_run_path(
+    verb: str,
+    subject: str,
+    config: Any,
+    root: Path | str = "runs",
+    may_change: Collection[str] = (),
+) -> Path:
     """Where a run goes without --out: `runs/VERB-SUBJECT`, or the first `-2`, `-3`, ... that is
-    free or holds an unfinished run of the same configuration (which is then continued)."""
+    free or holds an unfinished run of the same configuration (which is then continued), but for
+    the keys that `may_change`."""
     words = "".join(c if c.isalnum() or c in "._" else "-" for c in subject).strip("-.") or "run"
     plain = redact(_comparable(config))
     number = 1
@@ -163,14 +173,21 @@ def default_run_path(verb: str, subject: str, config: Any, root: Path | str = "r
         if not path.exists():
             return path
         record = read_run(path)
-        if record and record["status"] != "done" and record["config"] == plain:
+        if (
+            record
+            and record["status"] != "done"
+            and _without(record["config"], may_change) == _without(plain, may_change)
+        ):
             return path
         number += 1
 
 
 def _comparable(config: Any) -> dict[str, Any]:
-    plain = as_plain(config)
-    return {key: value for key, value in plain.items() if key not in _NOT_PART_OF_A_RUN}
+    return _without(as_plain(config), _NOT_PART_OF_A_RUN)
+
+
+def _without(config: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in keys}
 
 
 def _new_record(verb: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -183,7 +200,9 @@ def _new_record(verb: str, config: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _claim(path: Path, verb: str, config: dict[str, Any], fresh: bool) -> dict[str, Any] | None:
+def _claim(
+    path: Path, verb: str, config: dict[str, Any], fresh: bool, may_change: Collection[str]
+) -> dict[str, Any] | None:
     """The record to continue, or None for a new run; refuses what must not be overwritten."""
     # A run killed during its very first write leaves a temporary file and nothing else.
     others = [
@@ -211,10 +230,11 @@ def _claim(path: Path, verb: str, config: dict[str, Any], fresh: bool) -> dict[s
     if record["status"] == "done":
         raise UsageError(f"{path} holds a finished run; choose another --out or start over "
                          "with --fresh")  # fmt: skip
-    if record["config"] != config:
+    before, now = _without(record["config"], may_change), _without(config, may_change)
+    if before != now:
         raise UsageError(
             f"{path} holds an unfinished run of another configuration "
-            f"({_difference(record['config'], config)}); repeat that command or start over "
+            f"({_difference(before, now)}); repeat that command or start over "
             "with --fresh"
         )
     return record

@@ -17,6 +17,11 @@ from everview.pipeline.training.learning_rate import Budget, Ramp, RateSchedule,
 
 Schedule = Literal["set", "chunked_set", "chunk_causal", "shifted"]
 ViewChoice = Literal["random", "window", "coverage"]
+OPERATIONAL = (
+    "device", "compile", "capture", "parallel", "tracking",
+    "commit_every_s", "keep", "report_every",
+)  # fmt: skip
+"""Settings of a TrainConfig that may change while a run goes on, without making it another run."""
 
 
 @dataclass(frozen=True)

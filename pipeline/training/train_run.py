@@ -23,7 +23,7 @@ from everview.pipeline.runs.atomic import disk_errors
 from everview.pipeline.training.captured import CapturedStep, Step
 from everview.pipeline.training.checkpoint_writer import CheckpointWriter
 from everview.pipeline.training.checkpoints import Checkpoint, newest, read
-from everview.pipeline.training.config import TrainConfig
+from everview.pipeline.training.config import OPERATIONAL, TrainConfig
 from everview.pipeline.training.exchange import Exchange
 from everview.pipeline.training.feeding import Feeder
 from everview.pipeline.training.held_out import HeldOut, means_over_worlds, measure, render_held_out
@@ -40,11 +40,6 @@ from everview.pipeline.training.step import Objective, StepResult, training_step
 
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights"
-# settings of a run that may change between its attempts without making it another run
-_OPERATIONAL = (
-    "device", "compile", "capture", "parallel", "tracking",
-    "commit_every_s", "keep", "report_every",
-)  # fmt: skip
 MEASURING_PATIENCE = 20.0
 """Ranks measure held-out scenes at different speeds; nobody is lost for that."""
 
@@ -236,7 +231,7 @@ def restore(run: TrainRun, checkpoint: Checkpoint) -> None:
 def _same_run(
     config: TrainConfig, checkpoint: Checkpoint, out: Path, may_change: tuple[str, ...]
 ) -> None:
-    may_change = (*_OPERATIONAL, *may_change)
+    may_change = (*OPERATIONAL, *may_change)
     changed = _difference(checkpoint.facts["config"], plain(config), may_change)
     if changed:
         raise UsageError(

@@ -49,14 +49,16 @@ def run(arguments: TrainArguments) -> Outcome:
     from everview.pipeline.errors import UsageError
     from everview.pipeline.report import write_report
     from everview.pipeline.runs import RunDirectory, default_run_path, peak_rss_mib
-    from everview.pipeline.training.config import TrainConfig
+    from everview.pipeline.training.config import OPERATIONAL, TrainConfig
     from everview.workflows.cli.train_flags import TrainArguments
 
     if not isinstance(arguments, TrainArguments):
         raise UsageError("the recipe comes first: `everview train RECIPE ...`")
     config = part_of(arguments, TrainConfig)
-    out = arguments.out or default_run_path("train", config.name, config)
-    with RunDirectory.open(out, "train", config, fresh=arguments.fresh) as run:
+    out = arguments.out or default_run_path("train", config.name, config, may_change=OPERATIONAL)
+    with RunDirectory.open(
+        out, "train", config, fresh=arguments.fresh, may_change=OPERATIONAL
+    ) as run:
         with run.timed("train"):
             done = _train(arguments, config, run)
         facts = dict(done.metrics)

@@ -34,7 +34,7 @@ class Row:
 
 ROWS = (
     Row("1", "SIGKILL of one of 2 workers, 1 to 3 times in 60 steps", "curve and weights of an "
-        "unharmed run, bit for bit", several_ranks.worker_killed, 20),
+        "unharmed run, bit for bit; a step again within 90 s", several_ranks.worker_killed, 20),
     Row("2", "SIGKILL at a touch of a file while committing", "the same",
         one_process.killed_while_committing, 60),
     Row("3", "SIGKILL of the driver of 2 workers", "workers die with it; the same",

@@ -29,6 +29,8 @@ _RANK = "ray::RayTrainWorker"
 _AGENTS_S = 90.0
 """Two idle agents of Ray notice after a minute that their driver was killed."""
 _CLOSE = 1e-5
+_RECOVERED_S = 90.0
+"""From a kill to the first new step, on two cores."""
 
 
 def ranks_of(attempt: Attempt) -> list[psutil.Process]:
@@ -62,6 +64,7 @@ def worker_killed(seed: int, folder: Path) -> float:
     code = attempt.wait()
     demand(code == 0, f"exit code {code}: {attempt.said()[-400:]}")
     Left.by(out).demand_equal(expected)
+    demand(longest <= _RECOVERED_S, f"{longest:.0f} s from a kill to the next step")
     return longest
 
 

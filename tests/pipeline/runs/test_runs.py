@@ -92,6 +92,20 @@ def test_another_configuration_is_refused_and_the_difference_named(tmp_path):
         RunDirectory.open(tmp_path, "evaluate", Config())
 
 
+def test_what_may_change_is_changed_by_the_command_that_continues(tmp_path):
+    with pytest.raises(KeyboardInterrupt), RunDirectory.open(tmp_path / "r", "train", Config()):
+        raise KeyboardInterrupt
+    changed = Config(chunk=4)
+    path = default_run_path("train", "r", changed, tmp_path, may_change=("chunk",))
+    assert path == tmp_path / "train-r"  # nothing is there
+    (tmp_path / "r").rename(path)
+    assert default_run_path("train", "r", changed, tmp_path) == tmp_path / "train-r-2"
+    assert default_run_path("train", "r", changed, tmp_path, may_change=("chunk",)) == path
+    with RunDirectory.open(path, "train", changed, may_change=("chunk",)) as run:
+        assert run.resumed
+        assert run.record["config"]["chunk"] == 4
+
+
 def test_a_directory_of_other_files_is_never_touched(tmp_path):
     (tmp_path / "thesis.tex").write_text("years")
     for fresh in (False, True):
