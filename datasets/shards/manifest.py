@@ -43,7 +43,8 @@ MAX_SCENE_BYTES = 4 * 2**30
 
 @dataclass(frozen=True)
 class ShardScene:
-    """What the manifest says of one scene; `name` with `variant` is unique in a set."""
+    """What the manifest says of one scene, see PosedScene; `name` with `variant` is unique in a
+    set."""
 
     name: str
     variant: str
@@ -52,6 +53,7 @@ class ShardScene:
     has_time: bool
     origin: Origin
     cameras: CameraSummary
+    distance: float = 0.0
 
     @staticmethod
     def of(scene: PosedScene, unit: float) -> ShardScene:
@@ -64,6 +66,7 @@ class ShardScene:
             has_time=scene.time_s is not None,
             origin=scene.origin,
             cameras=CameraSummary.of(scene.cameras),
+            distance=scene.distance,
         )
 
     @property
@@ -194,7 +197,10 @@ def _scene(content: dict[str, Any]) -> ShardScene:
         has_time=bool(content["has_time"]),
         origin=origin,
         cameras=cameras,
+        distance=float(content.get("distance", 0.0)),  # sets made before it was written down
     )
+    if not 0 <= scene.distance < float("inf"):
+        raise ValueError(f"the distance {scene.distance} of {scene.name!r}")
     if scene.views < 1 or not 0 <= scene.depth_unit < float("inf"):
         raise ValueError(f"{scene.views} views, depth unit {scene.depth_unit}, of {scene.name!r}")
     if origin.scale not in SCALES:

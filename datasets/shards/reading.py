@@ -120,6 +120,7 @@ class _OpenShard:
                 time_s=self.tensors["time_s"][part].copy() if entry.has_time else None,
                 view_names=self.view_names[part],
                 variant=entry.variant,
+                distance=entry.distance,
             )
         except (ValueError, OSError, SyntaxError, zlib.error, DataError) as error:
             raise DataError(f"{self.name} is damaged ({error}); prepare the set again") from None

@@ -64,6 +64,8 @@ class PosedScene:
     images: uint8 [V, H, W, 3]. cameras: [V] of that size, float64, in the world of `origin`.
     depth: float32 [V, H, W] along z in world units, 0 unknown; None: no view has any.
     time_s: float64 [V]; None: there is no clock. view_names: [V], as the source calls them.
+    distance: of what its cameras typically see, in world units, where no depth and no unit of
+    length tells it; 0: not known.
     """
 
     name: str
@@ -74,6 +76,7 @@ class PosedScene:
     time_s: np.ndarray | None = None
     view_names: tuple[str, ...] = ()
     variant: str = ""
+    distance: float = 0.0
 
     def __post_init__(self) -> None:
         shape = self.images.shape
@@ -95,6 +98,8 @@ class PosedScene:
             raise DataError(f"scene {self.title!r} names {len(self.view_names)} of {views} views")
         if self.origin.scale not in SCALES:
             raise DataError(f"scene {self.title!r} states the scale {self.origin.scale!r}")
+        if not 0 <= self.distance < float("inf"):
+            raise DataError(f"scene {self.title!r} states the distance {self.distance}")
         _check_cameras(self.title, self.cameras)
 
     @property

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 # Rendered pixels of a batch of meshes: some ten seconds of work and a few MiB.
 _BATCH_PIXELS = 2**23
+# Small pictures don't make a mesh quick to load: more of them would leave other workers idle.
+_BATCH_MESHES = 8
 _NO_PLACE_TO_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -100,7 +102,7 @@ def receipt_name(number: int) -> str:
 def grouped(items: Sequence[Item], config: PrepareConfig) -> tuple[tuple[Item, ...], ...]:
     """Items in batches: captures alone, small meshes several together."""
     pixels = config.views * config.lights * config.size**2
-    together = max(1, _BATCH_PIXELS // pixels)
+    together = min(_BATCH_MESHES, max(1, _BATCH_PIXELS // pixels))
     batches: list[tuple[Item, ...]] = []
     for item in items:
         last = batches[-1] if batches else ()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from everview.datasets.cameras import Cameras
 from everview.datasets.captures import Capture, Frame
@@ -16,6 +17,7 @@ from everview.datasets.lenses import rectify
 from everview.datasets.opening import open_capture
 from everview.datasets.resampling import centre_crop, resize
 from everview.datasets.shards import Origin, PosedScene
+from everview.models.gauge import GaugeError, fit_gauge
 from everview.pipeline.preparing.account import Account
 from everview.pipeline.preparing.config import PrepareConfig
 from everview.pipeline.preparing.items import Item
@@ -34,12 +36,16 @@ def capture_scenes(
 ) -> Iterator[PosedScene]:
     """The scenes of a capture, its frames decoded as they are needed; `size` is (W, H).
 
-    Raises DataError when the capture has no cameras, or too few of its frames get one by SfM.
+    Raises DataError when the capture has no cameras, or too few of its frames get one by SfM, or
+    nothing tells how far away what they see is.
     """
     capture = open_capture(item.source)
     if config.poses == "sfm":
-        frames, scale = _with_found_poses(item, capture, config, threads, account, progress), None
+        found = _find_poses(item, capture, config, threads, account, progress)
+        frames = _posed(_thinned(capture, config.every), found, item.name, account)
+        scale, points = None, found.points_world
     else:
+        points = capture.info.points_world
         if not capture.info.has_cameras:
             raise DataError(
                 f"{item.source} states no cameras; find them from its pictures with --poses sfm"
@@ -52,7 +58,8 @@ def capture_scenes(
         source=f"{capture.info.format}" + ("" if scale else ", poses by COLMAP"),
     )
     fitted = (cover(frame, *size) for frame in frames)
-    yield from _scenes(item.name, fitted, origin, config.scene_views)
+    for scene in _scenes(item.name, fitted, origin, config.scene_views):
+        yield replace(scene, distance=_distance(scene, points))
     account.skipped += [f"{skip.name}: {skip.reason}" for skip in capture.skipped]
 
 
@@ -133,14 +140,26 @@ def _with_given_poses(capture: Capture, every: int, account: Account) -> Iterato
             yield frame
 
 
-def _with_found_poses(
+def _distance(scene: PosedScene, points: np.ndarray | None) -> float:
+    """See PosedScene; 0 where depth or metres tell it. Raises DataError where nothing does."""
+    if scene.depth is not None or scene.origin.scale == "metric":
+        return 0.0
+    sparse = None if points is None or not len(points) else torch.from_numpy(points)
+    try:
+        gauge = fit_gauge(scene.cameras, scene.origin.scale, points_world=sparse)
+    except GaugeError as error:
+        raise DataError(f"scene {scene.title!r} can't be trained on: {error}") from None
+    return 1.0 / float(gauge.scale)
+
+
+def _find_poses(
     item: Item,
     capture: Capture,
     config: PrepareConfig,
     threads: int,
     account: Account,
     progress: Progress,
-) -> Iterator[Frame]:
+) -> RecoveredPoses:
     with tempfile.TemporaryDirectory(prefix="everview-sfm-") as folder:
         found = recover_poses(
             _thinned(capture, config.every),
@@ -164,7 +183,7 @@ def _with_found_poses(
     account.notes.append(told)
     progress.say(told)
     capture.rewind()
-    yield from _posed(_thinned(capture, config.every), found, item.name, account)
+    return found
 
 
 def _posed(

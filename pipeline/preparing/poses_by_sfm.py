@@ -44,13 +44,15 @@ _QUIET = 3  # of glog's levels: what goes wrong is said in our own words
 class RecoveredPoses:
     """lens and c2w_cv of every registered frame, by frame index; how many there were in all.
 
-    error_px: mean reprojection error, at the size that was matched.
+    error_px: mean reprojection error, at the size that was matched. points_world: float32 [N, 3],
+    what was triangulated.
     """
 
     lenses: dict[int, Lens]
     c2w_cv: dict[int, np.ndarray]
     num_frames: int
     error_px: float
+    points_world: np.ndarray | None = None
 
     @property
     def registered(self) -> float:
@@ -219,4 +221,4 @@ def _read_back(folder: Path, count: int, error_px: float) -> RecoveredPoses:
     capture: Any = open_capture(os.fspath(folder))
     lenses = {int(Path(record.name).stem): record.lens for record in capture.records}
     poses = {int(Path(record.name).stem): record.c2w_cv for record in capture.records}
-    return RecoveredPoses(lenses, poses, count, error_px)
+    return RecoveredPoses(lenses, poses, count, error_px, capture.info.points_world)

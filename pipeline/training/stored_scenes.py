@@ -118,7 +118,8 @@ def _usable(data: DataConfig, place: str, shards: ShardSet) -> tuple[int, ...]:
         most = max(scene.views for scene in scenes)
         raise UsageError(
             f"{place} holds at most {most} views a scene, but the recipe wants {data.views}; "
-            "prepare it with more --views or lower --data.views"
+            "prepare it with more (--views of a mesh, --scene-views and --every of a capture) or "
+            "lower --data.views"
         )
     return usable
 
@@ -178,7 +179,9 @@ def _as_views(scene: PosedScene, chosen: Sequence[int] | np.ndarray) -> SceneVie
 
 def _unit(scene: PosedScene) -> float:
     """What one unit of the scene's world becomes. Raises DataError where its cameras don't tell."""
-    try:
+    if scene.distance:
+        return _METRES / scene.distance
+    try:  # of a set that doesn't say
         gauge = fit_gauge(scene.cameras, scene.origin.scale)
     except GaugeError as error:
         raise DataError(f"scene {scene.title!r} can't be trained on: {error}") from None

@@ -30,6 +30,7 @@ def tiny() -> TrainConfig:
         views=8,
         pool_scenes=8,
         refresh_scenes=2,
+        stored_scenes=32,
         reuse=64,
         shapes=(EpisodeShape(scenes=4, inputs=4, targets=4, chunks=(1, 2, 4)),),
         augmentation=Augmentation(scale_range=1.3, exposure_share=0.0),

@@ -21,6 +21,27 @@ def write_box(path: Path, extents=(1.0, 2.0, 3.0)) -> Path:
     return path
 
 
+def write_walk(folder: Path, frames: int = 4, depth: float | None = 6.0) -> Path:
+    """A COLMAP model of a walk straight ahead, whose cameras look at no common point; its points
+    are a wall at `depth` from the middle camera, or there are none."""
+    import numpy as np
+
+    from everview.datasets.cameras import Camera
+    from everview.datasets.writers.colmap_text import write_colmap_text
+    from everview.datasets.writers.posed_image import PosedImage
+
+    images = []
+    write_pictures(folder / "images", frames)
+    for number in range(frames):
+        pose = np.eye(4)
+        pose[2, 3] = 0.1 * (number - frames // 2)
+        images.append(PosedImage(f"{number}.png", Camera(64, 64, 64.0, 64.0, 32.0, 32.0, pose)))
+    grid = np.linspace(-1.0, 1.0, 5)
+    wall = None if depth is None else np.array([(x, y, depth) for x in grid for y in grid])
+    write_colmap_text(folder / "sparse" / "0", images, wall)
+    return folder
+
+
 def write_pictures(folder: Path, count: int = 4) -> Path:
     """A folder of pictures of noise, without cameras."""
     import numpy as np

@@ -21,7 +21,7 @@ from everview.pipeline.preparing.config import PrepareConfig
 from everview.pipeline.preparing.run import prepare
 from everview.pipeline.training.config import DataConfig, EpisodeShape
 from everview.pipeline.training.stored_scenes import StoredScenes
-from tests.pipeline.preparing.sources import capture, write_box, write_pictures
+from tests.pipeline.preparing.sources import capture, write_box, write_pictures, write_walk
 
 YCB = Path(os.environ.get("EVERVIEW_DATA", "../shared/data")) / "ycb62"
 SMALL = {"size": 32, "views": 3, "lights": 2, "image_format": "png"}
@@ -316,6 +316,26 @@ def test_training_reads_what_was_prepared_and_says_what_does_not_fit(tmp_path):
         StoredScenes(training_data(done.place, views=8), seed=0)
     with pytest.raises(UsageError, match="--size 64"):
         StoredScenes(training_data(done.place, size=64), seed=0)
+
+
+def test_a_walk_of_unknown_unit_is_trained_on_at_the_distance_of_its_points(tmp_path):
+    """Its cameras meet nowhere: what was triangulated says how far away things are."""
+    done = made(tmp_path / "out", write_walk(tmp_path / "walk", depth=6.0))
+    (scene,) = open_shards(done.place).read()
+    assert scene.depth is None
+    assert scene.distance == pytest.approx(6.0, abs=0.11)
+    views = StoredScenes(training_data(done.place), seed=0).make(0)
+    steps = views.c2w_cv[0, :, 2, 3].diff()
+    times = steps / (0.1 * 2.0 / scene.distance)  # things are brought to 2 m
+    assert times.round().allclose(times, atol=1e-3)
+
+
+def test_a_walk_of_which_nothing_tells_the_unit_is_refused_when_prepared_not_in_training(tmp_path):
+    walk = write_walk(tmp_path / "walk", depth=None)
+    done = made(tmp_path / "out", walk, capture())
+    assert done.exit_code == 1
+    assert "can't be trained on: the scene's scale can't be told" in done.failed["walk"]
+    assert StoredScenes(training_data(done.place), seed=0).make(0).views == 3
 
 
 @pytest.mark.skipif(not YCB.is_dir(), reason=f"no YCB objects in {YCB}")
