@@ -159,7 +159,7 @@ def one_line(error: BaseException) -> str:
 def circumstances(setting: Setting) -> dict[str, Any]:
     """Machine, versions, date."""
     return {
-        "setting": asdict(setting),
+        "setting": _plain(asdict(setting)),
         "card": describe_device(setting.device)["name"],
         "cards": torch.cuda.device_count() if setting.on_gpu else 0,
         "host": describe_host(),
