@@ -6,7 +6,7 @@ Fast weights are written by their gradient, without Newton-Schulz, which works i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -148,5 +148,5 @@ def _every(ranks: Ranks, tensor: Tensor) -> Tensor:
     return tensor[ranks.share.positions].contiguous()
 
 
-def _flat(tensors: list[Tensor]) -> Tensor:
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().flatten() for tensor in tensors]).cpu()
