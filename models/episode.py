@@ -37,15 +37,18 @@ class Episode:
             raise ValueError(f"chunks of {self.chunk_views} views don't add up to {views} inputs")
 
     def micro_batches(self, count: int) -> list[Episode]:
-        """The scenes in `count` equal groups, in order. Raises ValueError when they can't be."""
+        """The scenes in `count` equal groups: those at 0, count, 2 count, ... first.
+
+        `count` ranks that deal a batch out among them have the same groups, so one process that
+        takes over from two adds up the same two gradients, bit for bit. Raises ValueError when the
+        groups would not be equal.
+        """
         scenes = self.inputs.cameras.shape[0]
         if scenes % count:
             raise ValueError(f"{scenes} scenes can't be cut into {count} equal micro-batches")
         if count == 1:
             return [self]
-        size = scenes // count
-        starts = range(0, scenes, size)
-        return [map_tensors(partial(_rows, first, size), self) for first in starts]
+        return [map_tensors(partial(_dealt, first, count), self) for first in range(count)]
 
     def own_part(self, context: Context, schedule: Schedule) -> Episode:
         """What one of the ranks that share the episode embeds and asks: its part of every chunk
@@ -67,5 +70,5 @@ class Episode:
         )
 
 
-def _rows(first: int, size: int, tensor: Tensor) -> Tensor:
-    return tensor[first : first + size]
+def _dealt(first: int, count: int, tensor: Tensor) -> Tensor:
+    return tensor[first::count].contiguous()  # sums of strided rows would be in another order

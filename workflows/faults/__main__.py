@@ -39,7 +39,7 @@ ROWS = (
         one_process.killed_while_committing, 60),
     Row("3", "SIGKILL of the driver of 2 workers", "workers die with it; the same",
         several_ranks.driver_killed, 5),
-    Row("5", "2 workers, then 1, then 2", "losses within 1e-5",
+    Row("5", "2 workers, then 1 with micro-batches, then 2", "curve and weights, bit for bit",
         several_ranks.other_number_of_workers, 5),
     Row("6", "SIGTERM", "committed within 5 s, exit code 143", one_process.terminated, 20),
     Row("7", "a file of the newest commit truncated, flipped, empty or missing", "named, set "

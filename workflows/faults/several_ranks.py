@@ -18,7 +18,6 @@ from everview.workflows.faults.trial import (
     Training,
     commits_of,
     demand,
-    losses_of,
     start,
     steps_of,
     train,
@@ -28,7 +27,6 @@ PAIR = Training(steps=60, workers=2, commit_every_s=0.5)
 _RANK = "ray::RayTrainWorker"
 _AGENTS_S = 90.0
 """Two idle agents of Ray notice after a minute that their driver was killed."""
-_CLOSE = 1e-5
 _RECOVERED_S = 90.0
 """From a kill to the first new step, on two cores."""
 
@@ -97,23 +95,24 @@ def _names(processes: list[psutil.Process]) -> str:
 
 
 def other_number_of_workers(seed: int, folder: Path) -> float:
-    """Row 5. Two workers, then one, then two again, each until SIGTERM: the losses of an unharmed
-    run within 1e-5."""
-    unharmed(folder, PAIR)
+    """Row 5. Two workers, then one that takes the shares of both one after the other, then two
+    again, each until SIGTERM: the curve and weights of an unharmed run.
+
+    One that takes all scenes at once adds up in another order, and after 60 steps a difference of
+    1e-8 is one of up to 6e-4: training is chaotic at this rate.
+    """
+    expected = unharmed(folder, PAIR)
     out = folder / f"workers-{seed}"
     chance = random.Random(seed)
-    for workers, step in ((2, chance.randint(5, 20)), (1, chance.randint(25, 40))):
-        training = Training(steps=PAIR.steps, workers=workers, commit_every_s=2.0)
+    both = Training(PAIR.steps, 1, PAIR.commit_every_s, ("--parallel.micro-scenes", "2"))
+    for training, step in ((PAIR, chance.randint(5, 20)), (both, chance.randint(25, 40))):
         attempt = start(training.words(out), folder / f"workers-{seed}.log")
         attempt.until(_reached(out, step), f"step {step}")
         attempt.process.send_signal(signal.SIGTERM)
         code = attempt.wait()
-        demand(code == 143, f"exit code {code} with {workers} workers: {attempt.said()[-300:]}")
+        demand(code == 143, f"exit code {code}: {attempt.said()[-400:]}")
     again = train(PAIR, out)
-    ours, theirs = losses_of(out), losses_of(folder / f"unharmed-{PAIR.steps}-{PAIR.workers}")
-    demand(ours.keys() == theirs.keys(), "other steps than an unharmed run's")
-    worst = max(abs(ours[step] - theirs[step]) for step in theirs)
-    demand(worst <= _CLOSE, f"losses differ by {worst:.1e}")
+    Left.by(out).demand_equal(expected)
     return time.monotonic() - again.started
 
 

@@ -155,8 +155,3 @@ class Left:
             f"the curve differs (from line {place} of {len(self.curve)} and {len(other.curve)})",
         )
         demand(self.weights == other.weights, "the curve is equal and the weights differ")
-
-
-def losses_of(out: Path) -> dict[int, float]:
-    """Loss by step."""
-    return {int(line["step"]): line["loss"] for line in Curve.read(out / CURVE) if "loss" in line}

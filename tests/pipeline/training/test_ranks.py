@@ -106,6 +106,15 @@ def assert_same_run(one: Path, other: Path) -> None:
             torch.testing.assert_close(theirs[name], value, atol=2e-5, rtol=1e-4, msg=name)
 
 
+def assert_equal_run(one: Path, other: Path) -> None:
+    """Bit for bit."""
+    assert losses(one) == losses(other)
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Path:
     """The run that all others are compared with: one process, one micro-batch."""
@@ -173,6 +182,9 @@ def test_two_ranks_train_what_one_trains_plain_divided_by_zero_and_sharing_captu
               *((config, name, STEPS) for name, config in shared.items()))  # fmt: skip
     assert_same_run(alone, tmp_path / "plain")
     assert_same_run(alone, tmp_path / "zero")
+    half = CONFIG.data.shapes[0].scenes // 2
+    train(replace(CONFIG, parallel=ParallelConfig(micro_scenes=half)), tmp_path / "accumulated")
+    assert_equal_run(tmp_path / "plain", tmp_path / "accumulated")
     for name, config in shared.items():
         train(replace(config, parallel=ParallelConfig()), tmp_path / f"{name}, whole")
         assert_same_run(tmp_path / f"{name}, whole", tmp_path / name)
