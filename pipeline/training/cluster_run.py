@@ -2,9 +2,11 @@
 
 The driver owns the run directory, starts the workers and says how far they are. The workers run
 `loop.train`, one rank each, and commit by the project's own protocol: Ray keeps no checkpoint. When
-a worker dies, its peers fail at the next exchange, Ray starts all again and they go on from the
-last commit, `parallel.max_failures` times. A lost node counts as a failure of its own kind and is
-always forgiven. The run directory must be storage that every worker sees.
+a worker dies, with its node or alone, its peers fail at the next exchange, Ray starts all again and
+they go on from the last commit, `parallel.max_failures` times. When Ray is told that a node will be
+taken away, the run commits after the current step and goes on on other nodes, as often as that
+happens. Where there is no room for all workers it waits. The run directory must be storage that
+every worker sees.
 
 SIGINT and SIGTERM to the driver, or SIGTERM to any worker, end the run after the current step with
 a commit. Workers end with their driver, however it ends.
@@ -39,16 +41,20 @@ from everview.pipeline.training.train_run import CHECKPOINTS
 
 POLL_S = 0.5
 """Seconds between the driver's looks at how far the workers are."""
-_STOP, _RESULT, _RAY = ".stop", ".result.json", ".ray"
+NODE_TAKEN = 30
+"""What stands among signals for the notice that a node will be taken away: SIGPWR on Linux."""
+_STOP, _RESULT, _LOST, _RAY = ".stop", ".result.json", ".lost.json", ".ray"
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What every worker is given. token: also in the run directory, if it is the driver's."""
+    """What every worker is given. token: also in the run directory, if it is the driver's.
+    number: of the driver's trainers."""
 
     config: TrainConfig
     out: Path
     token: str
+    number: int = 0
 
 
 def train_on_cluster(
@@ -67,7 +73,8 @@ def train_on_cluster(
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     attempt = Attempt(config, out, secrets.token_hex(8))
-    for left in (*out.glob(f"{_STOP}*"), out / _RESULT):  # by a driver that was killed
+    # by a driver that was killed
+    for left in (*out.glob(f"{_STOP}*"), out / _RESULT, out / _LOST):
         left.unlink(missing_ok=True)
     (out / f"{_STOP}.{attempt.token}").touch()
     try:
@@ -79,12 +86,12 @@ def train_on_cluster(
                 if step is None
                 else f"continuing at step {step}, if its commit verifies"
             )
-            _run_to_its_end(attempt, workers, interrupted, report)
+            return _run_to_its_end(attempt, workers, interrupted, report)
     finally:
         (out / f"{_STOP}.{attempt.token}").unlink(missing_ok=True)
-        (out / _STOP).unlink(missing_ok=True)
+        for left in (_STOP, _LOST):
+            (out / left).unlink(missing_ok=True)
         shutil.rmtree(out / _RAY, ignore_errors=True)
-    return _result(out)
 
 
 def _on_device(config: TrainConfig, workers: int, found: Cluster) -> TrainConfig:
@@ -101,7 +108,24 @@ def _on_device(config: TrainConfig, workers: int, found: Cluster) -> TrainConfig
 
 def _run_to_its_end(
     attempt: Attempt, workers: int, interrupted: list[int], report: Reporter
-) -> None:
+) -> TrainResult:
+    """One trainer after the other, for as long as nodes are taken away."""
+    shown = _Shown(attempt.out, report)
+    while True:
+        _fit(attempt, workers, interrupted, shown)
+        result = _result(attempt.out)
+        if result.signal != NODE_TAKEN:
+            return result
+        if interrupted:
+            return replace(result, signal=interrupted[0])
+        report.say(
+            f"a node is to be taken away: step {result.metrics['step']} is committed, and "
+            f"{workers} workers go on on the others as soon as there is room"
+        )
+        attempt = replace(attempt, number=attempt.number + 1)
+
+
+def _fit(attempt: Attempt, workers: int, interrupted: list[int], shown: _Shown) -> None:
     """Ray Train in a thread: this one takes signals and shows how far the workers are."""
     failure: list[BaseException] = []
 
@@ -113,21 +137,35 @@ def _run_to_its_end(
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    shown = len(Curve.read(attempt.out / CURVE))
-    told = False
     while thread.is_alive():
         thread.join(POLL_S)
-        if interrupted and not told:
-            told = True
+        if interrupted and not (attempt.out / _STOP).exists():
             write_json(attempt.out / _STOP, {"signal": interrupted[0]})
-            report.say("stopping after this step; once more ends it without a commit")
-        lines = Curve.read(attempt.out / CURVE)
-        for line in lines[min(shown, len(lines)) :]:
-            if "loss" in line:
-                report.progress(line)
-        shown = len(lines)
+            shown.report.say("stopping after this step; once more ends it without a commit")
+        shown.look()
     if failure:
         raise _as_ours(failure[0], attempt.config.parallel.max_failures) from failure[0]
+
+
+class _Shown:
+    """What the workers have left in the run directory, said once."""
+
+    def __init__(self, out: Path, report: Reporter) -> None:
+        self.out, self.report = out, report
+        self._lines = len(Curve.read(out / CURVE))
+        self._lost = ""
+
+    def look(self) -> None:
+        """Say what is new."""
+        lost = read_json_object(self.out / _LOST)
+        if lost and lost["text"] != self._lost:
+            self._lost = lost["text"]
+            self.report.say(f"lost: {self._lost}; all workers start again there")
+        lines = Curve.read(self.out / CURVE)
+        for line in lines[min(self._lines, len(lines)) :]:
+            if "loss" in line:
+                self.report.progress(line)
+        self._lines = len(lines)
 
 
 def _trainer(attempt: Attempt, workers: int) -> Any:
@@ -137,6 +175,8 @@ def _trainer(attempt: Attempt, workers: int) -> Any:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     # a busy machine takes long to import what a worker needs
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
+    # a cloud's notice may come half a minute ahead
+    os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
     from ray import train as ray_train
     from ray.train.torch import TorchTrainer
 
@@ -157,7 +197,7 @@ def _trainer(attempt: Attempt, workers: int) -> Any:
         ),
         scaling_config=ray_train.ScalingConfig(num_workers=workers, use_gpu=on_gpu),
         run_config=ray_train.RunConfig(
-            name=attempt.token,
+            name=f"{attempt.token}-{attempt.number}",
             storage_path=str(attempt.out / _RAY),
             failure_config=ray_train.FailureConfig(**limits),
         ),
@@ -169,7 +209,7 @@ def run_worker(given: dict[str, Any]) -> None:
 
     What can't get better by trying again ends the run; a lost rank is Ray's to replace.
     """
-    from everview.pipeline.training.ray_backend import received_signal
+    from everview.pipeline.training.ray_backend import received_signal, watch_nodes
 
     attempt: Attempt = given["attempt"]
     with _peers_let_go():
@@ -182,8 +222,11 @@ def run_worker(given: dict[str, Any]) -> None:
                     "nodes share"
                 )
 
+            taken = watch_nodes()
+
             def stop_signal() -> int:
-                return received_signal() or (_asked(attempt.out) if exchange.ranks.leads else 0)
+                asked = _asked(attempt.out) if exchange.ranks.leads else 0
+                return asked or (NODE_TAKEN if taken.is_set() else received_signal())
 
             done = train(attempt.config, attempt.out, exchange=exchange, stop_signal=stop_signal)
             told: dict[str, Any] = {
@@ -191,7 +234,8 @@ def run_worker(given: dict[str, Any]) -> None:
                 "metrics": done.metrics,
                 "signal": done.signal,
             }
-        except LostRankError:
+        except LostRankError as error:
+            write_json(attempt.out / _LOST, {"text": str(error).partition(";")[0]})
             raise
         except EverviewError as error:
             told = {"error": str(error), "kind": type(error).__name__}
@@ -234,6 +278,12 @@ def _result(out: Path) -> TrainResult:
 
 def _as_ours(error: BaseException, max_failures: int) -> BaseException:
     """What Ray Train raises, as one sentence."""
+    not_started = getattr(error, "controller_failure", None)
+    if not_started is not None:
+        return TryAgain(
+            f"the workers could not be started: {_last_line(not_started)}; the same command "
+            "continues from the last checkpoint"
+        )
     failures = getattr(error, "worker_failures", None)
     if not failures:
         return error

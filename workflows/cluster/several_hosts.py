@@ -2,11 +2,12 @@
 
     sudo python -m everview.workflows.cluster.several_hosts --out FILE.json [-- train tiny ...]
 
-A head, two workers and a laptop, each a network namespace with an address of its own (`hosts.py`).
-The laptop submits a training; while it runs, a worker's link is cut and mended, the other worker
-loses power, and then the head does; the same command, submitted again, must go on from its last
-commit. What was seen and how long it took is printed and written as JSON. Takes eight to ten
-minutes on 2 cores.
+A head, three workers and a laptop, each a network namespace with an address of its own
+(`hosts.py`). The laptop submits a training on two ranks, for which there is room on two hosts
+alone. While they train, the link of one's host is cut, the other's host loses power, a host is told
+to stop, and at last the head dies with all; after each the run must go on from its last commit, and
+what is announced must take no rank by surprise. What was seen and how long it took is printed and
+written as JSON. Takes a quarter of an hour on 2 cores.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from everview.workflows.cluster.hosts import Host, hosts
 _PATIENCE_S = 300.0
 _IN_ORDER = ("RUNNING", "SUCCEEDED")
 _NODES = ("head", "worker-a", "worker-b")
+_SPARE = "worker-c"
+_LEFT = "a node is to be taken away"
 _PYTHON = str(Path(sys.executable).parent)
 _ASK = """
 import json, sys, urllib.error, urllib.request
@@ -100,7 +103,7 @@ class Trial:
                      f"--temp-dir={self.folder / 'r'}"]  # fmt: skip
         self.nodes[name] = self.run(
             name, "ray", "start", "--block", *joins, f"--node-ip-address={address}",
-            "--num-cpus=1", "--object-store-memory=100000000",
+            f"--num-cpus={0 if name == 'head' else 1}", "--object-store-memory=100000000",
         )  # fmt: skip
 
     def has_nodes(self, *names: str) -> bool:
@@ -126,7 +129,10 @@ class Trial:
         words.append(self.token if token is None else token)
         with output.open("w") as answer:
             asking = self.hosts["laptop"].start(words, self.shell(), answer, self.folder)
-            asking.wait(30)
+            with contextlib.suppress(psutil.TimeoutExpired):  # a busy machine: no answer yet
+                asking.wait(60)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                asking.kill()
         status, value = json.loads(output.read_text() or "[0, null]")
         output.unlink()
         return status, value
@@ -143,6 +149,15 @@ class Trial:
         status, value = self.ask(f"/api/jobs/{name}")
         return str(value["status"]) if status == 200 else "unknown"
 
+    def said(self, name: str) -> str:
+        """What a job has printed."""
+        status, value = self.ask(f"/api/jobs/{name}/logs")
+        return str(value["logs"]) if status == 200 else ""
+
+    def trains_on(self, *names: str) -> bool:
+        """Whether a rank of the training lives on just these hosts."""
+        return [name for name, host in self.hosts.items() if _has_rank(host)] == sorted(names)
+
     def wait(self, what: str, is_so: Callable[[], bool], patience_s: float = _PATIENCE_S) -> None:
         """Record when something becomes so; a thing that doesn't ends the trial."""
         began = time.monotonic()
@@ -155,19 +170,29 @@ class Trial:
             raise TimeoutError(what)
 
 
+def _has_rank(host: Host) -> bool:
+    for process in host.members():
+        with contextlib.suppress(psutil.Error):
+            if any("TrainWorker" in word for word in process.cmdline()[:1]):
+                return True
+    return False
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="JSON file for what was seen")
     parser.add_argument("--keep-logs", type=Path, help="file for what the hosts printed")
     parser.add_argument("words", nargs="*", help="verb to submit, without --out")
     arguments = parser.parse_args()
-    budget = ["--budget.seconds", "240", "--commit-every-s", "3"]
-    words = arguments.words or ["train", "tiny", *budget]
+    more = ["--commit-every-s", "3", "--parallel.timeout-s", "30"]
+    words = arguments.words or ["train", "tiny", "--budget.seconds", "240", *more]
+    words += ["--workers", "2"]
     with new_trial(arguments.keep_logs) as trial:
         try:
             rehearse(trial, words)
         except TimeoutError:
-            pass
+            for name in ("first", "second"):
+                print(trial.said(name)[-20_000:], file=trial.log, flush=True)
         finally:
             report(trial, words, arguments.out)
     sys.exit(0 if all(event.happened for event in trial.events) else 1)
@@ -182,7 +207,7 @@ def new_trial(keep_logs: Path | None) -> Iterator[Trial]:
     try:
         with (
             (folder / "log").open("w") as log,
-            hosts("head", "worker-a", "worker-b", "laptop") as made,
+            hosts(*_NODES, _SPARE, "laptop") as made,
         ):
             yield Trial(made, folder, log)
     finally:
@@ -197,24 +222,68 @@ def rehearse(trial: Trial, words: Sequence[str]) -> None:
     trial.start_cluster("three nodes, each with its own address")
     trial.wait("a stranger on the network gets 401", lambda: trial.ask("/api/jobs/", "")[0] == 401)
     submit(trial, "first", words, run)
-    trial.wait("the training has committed", lambda: committed_steps(run) > 0)
+    goes_on(trial, "the training has committed", run, "worker-a", "worker-b")
+    lose_link(trial, run)
+    lose_node(trial, run)
+    lose_announced_node(trial, run)
+    lose_head(trial, words, run)
 
+
+def lose_link(trial: Trial, run: Path) -> None:
+    """Nothing comes or goes: the ranks must not wait for ever, and say who is missing."""
+    before = missed(trial)
     trial.hosts["worker-a"].cut()
-    trial.wait("worker-a, cut off, is given up", lambda: trial.has_nodes("head", "worker-b"))
+    trial.wait("worker-a is cut off: its rank is missed, by name", lambda: missed(trial) > before)
+    trial.wait("and it is given up", lambda: trial.has_nodes("head", "worker-b"))
     trial.hosts["worker-a"].mend()
     bring_back(trial, "worker-a")
-    trial.hosts["worker-b"].lose_power()
-    trial.wait("worker-b, without power, is given up", lambda: trial.has_nodes("head", "worker-a"))
-    bring_back(trial, "worker-b")
-    trial.wait("the job has outlived both", lambda: trial.job("first") in _IN_ORDER)
+    goes_on(trial, "both train again", run, "worker-a", "worker-b")
 
-    for name in _NODES:  # a head that dies ends its cluster: its nodes leave with it
+
+def lose_node(trial: Trial, run: Path) -> None:
+    """A host with a rank dies at once, and another one takes its place."""
+    before = missed(trial)
+    trial.hosts["worker-b"].lose_power()
+    trial.wait("worker-b is without power: its rank is missed", lambda: missed(trial) > before)
+    trial.wait("and it is given up", lambda: trial.has_nodes("head", "worker-a"))
+    bring_back(trial, "worker-b")
+    goes_on(trial, "both train again", run, "worker-a", "worker-b")
+
+
+def lose_announced_node(trial: Trial, run: Path) -> None:
+    """A host is told to stop, as a pod is: Ray drains it first (30 s), and the ranks must be gone
+    from it by then; nobody is missed."""
+    before = missed(trial)
+    trial.start_node(_SPARE)
+    trial.wait(f"{_SPARE} has joined", lambda: trial.has_nodes(*_NODES, _SPARE))
+    trial.nodes["worker-a"].terminate()
+    trial.wait("worker-a is to stop: the run leaves it", lambda: _LEFT in trial.said("first"))
+    trial.wait("and it has stopped", lambda: trial.has_nodes("head", "worker-b", _SPARE))
+    goes_on(trial, "it trains elsewhere", run, "worker-b", _SPARE)
+    trial.wait("no rank was missed", lambda: missed(trial) == before)
+
+
+def lose_head(trial: Trial, words: Sequence[str], run: Path) -> None:
+    """A head that dies ends its cluster and its jobs: the same command on a new one continues."""
+    trial.wait("the job is still the first", lambda: trial.job("first") in _IN_ORDER)
+    for name in (*_NODES, _SPARE):
         trial.hosts[name].lose_power()
     before = committed_steps(run)
     trial.start_cluster("after the head's death, three nodes again")
     submit(trial, "second", words, run)
     trial.wait(f"the run goes on after step {before}", lambda: committed_steps(run) > before)
     trial.wait("and finishes", lambda: trial.job("second") == "SUCCEEDED")
+
+
+def missed(trial: Trial) -> int:
+    """How often the job has named a lost rank."""
+    return trial.said("first").count("lost: rank")
+
+
+def goes_on(trial: Trial, what: str, run: Path, *names: str) -> None:
+    """Wait for a commit newer than the newest there is, with a rank on each of these hosts."""
+    before = committed_steps(run)
+    trial.wait(what, lambda: committed_steps(run) > before and trial.trains_on(*names))
 
 
 def bring_back(trial: Trial, name: str) -> None:
@@ -243,7 +312,8 @@ def report(trial: Trial, words: Sequence[str], out: Path) -> None:
     import importlib.metadata
 
     facts = {
-        "what": "a head, two workers and a laptop in network namespaces of one machine",
+        "what": "a head, three workers and a laptop in network namespaces of one machine; "
+        "two ranks train, on two workers",
         "job": list(words),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
