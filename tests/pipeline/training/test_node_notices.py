@@ -26,7 +26,7 @@ from tests.pipeline.training.test_ranks import losses
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.slow]
 
-STEPS = 160
+STEPS = 100
 """Enough for the notice to come in their midst, through a command that takes seconds to start."""
 NODE = {"object_store_memory": 100_000_000}
 
@@ -90,7 +90,7 @@ def test_a_run_commits_and_moves_before_its_node_is_taken(nodes, tmp_path, capfd
     begun = once(lambda: step_of(out) >= 5, lambda: None)
     begun.join(DEADLINE_S)
     nodes.announce()  # from the main thread: a node that is started here takes signals
-    training.join(DEADLINE_S)
+    training.join(2 * DEADLINE_S)
     (result,) = found
     assert result.weights is not None
     assert "a node is to be taken away" in capfd.readouterr().err
