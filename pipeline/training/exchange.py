@@ -8,17 +8,23 @@ has reached; whoever has waited too long reads that, and blames those who are be
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
 from everview.models.context import Context
 from everview.pipeline.errors import TryAgain
 from everview.pipeline.training.ranks import Ranks
+
+_T = TypeVar("_T")
+_GRACE_S = 5.0
+"""For the way to the store and back."""
 
 
 class LostRankError(TryAgain):
@@ -61,7 +67,7 @@ class Exchange:
         except RuntimeError as error:
             lost = ""
             if self.ranks.size > 1 and _is_loss(error):
-                lost = self._behind() or self._silent()
+                lost = self._lost()
             if not lost:
                 raise
             raise LostRankError(
@@ -88,14 +94,18 @@ class Exchange:
         """What `rank` left under `key`, once it is there. Raises LostRankError."""
         if self.store is None:
             return self._alone.pop(key)
-        name = f"{key}/{rank}"
+        name, patience_s = f"{key}/{rank}", self.timeout_s * patience
+
+        def read() -> str:
+            self.store.wait([name], timedelta(seconds=patience_s))
+            return self.store.get(name)
+
         try:
-            self.store.wait([name], timedelta(seconds=self.timeout_s * patience))
-            return json.loads(self.store.get(name))
+            return json.loads(_answer(read, patience_s + _GRACE_S))
         except RuntimeError as error:  # torch's DistStoreError and DistNetworkError are
             raise LostRankError(
                 f"rank {rank} of {self.ranks.size} said nothing about {key} within "
-                f"{self.timeout_s * patience:g} s; the same command continues from the last "
+                f"{patience_s:g} s; the same command continues from the last "
                 "checkpoint"
             ) from error
 
@@ -115,35 +125,67 @@ class Exchange:
             return self
         return Exchange(self.ranks, self.store.clone(), None, self.timeout_s)
 
+    def _lost(self) -> str:
+        """Who is missing, in words; empty if nobody is."""
+        longest = self._patience_s + self.ranks.size + _GRACE_S
+        try:
+            return _answer(lambda: self._behind() or self._silent(), longest)
+        except RuntimeError:
+            return f"rank 0 of {self.ranks.size}, which keeps the ranks' store, doesn't answer"
+
     def _behind(self) -> str:
         """The ranks that haven't come as far as this one, in words; empty if all have."""
         size, behind = self.ranks.size, []
-        try:
-            for rank in range(size):
-                key = f"reached/{rank}"
-                there = self.store.check([key])
-                step = int(self.store.get(key)) if there else -1
-                if step < self._reached:
-                    behind.append(f"rank {rank} of {size} never got past step {step}")
-        except RuntimeError:
-            return f"rank 0 of {size}, which keeps the ranks' store, is gone"
+        for rank in range(size):
+            step = self._step_of(rank)
+            if step < self._reached:
+                behind.append(f"rank {rank} of {size} never got past step {step}")
         return " and ".join(behind)
+
+    def _step_of(self, rank: int) -> int:
+        key = f"reached/{rank}"
+        return int(self.store.get(key)) if self.store.check([key]) else -1
 
     def _silent(self) -> str:
         """Where all came to the same step, the ranks that don't fail in it as this one does."""
         size, silent = self.ranks.size, []
-        patience = timedelta(seconds=max(5.0, self.timeout_s / 2))
-        try:
-            self.store.set(f"failed/{self._reached}/{self.ranks.rank}", "1")
-            for rank in range(size):
-                try:
-                    self.store.wait([f"failed/{self._reached}/{rank}"], patience)
-                except RuntimeError:
-                    silent.append(f"rank {rank} of {size} went silent in step {self._reached}")
-                    patience = timedelta(seconds=1)
-        except RuntimeError:
-            return f"rank 0 of {size}, which keeps the ranks' store, is gone"
+        patience = timedelta(seconds=self._patience_s)
+        self.store.set(f"failed/{self._reached}/{self.ranks.rank}", "1")
+        for rank in range(size):
+            try:
+                self.store.wait([f"failed/{self._reached}/{rank}"], patience)
+            except RuntimeError:
+                silent.append(f"rank {rank} of {size} went silent in step {self._reached}")
+                patience = timedelta(seconds=1)
         return " and ".join(silent)
+
+    @property
+    def _patience_s(self) -> float:
+        return max(5.0, self.timeout_s / 2)
+
+
+def _answer(ask: Callable[[], _T], patience_s: float) -> _T:
+    """What `ask` returns. Raises RuntimeError when it does, or when it takes longer.
+
+    A store whose keeper hangs, instead of being gone, answers nobody, and torch waits for it for
+    ever in `check`, and in `wait` after its time has passed.
+    """
+    answers: queue.SimpleQueue[tuple[_T | None, RuntimeError | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put((ask(), None))
+        except RuntimeError as error:
+            answers.put((None, error))
+
+    threading.Thread(target=run, name="ranks' store", daemon=True).start()
+    try:
+        answer, error = answers.get(timeout=patience_s)
+    except queue.Empty:
+        raise RuntimeError(f"the ranks' store said nothing within {patience_s:g} s") from None
+    if error is not None:
+        raise error
+    return cast("_T", answer)
 
 
 def _is_loss(error: RuntimeError) -> bool:

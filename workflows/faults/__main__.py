@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import tempfile
@@ -14,6 +16,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+import psutil
 
 from everview.workflows.faults import one_process, several_ranks
 from everview.workflows.faults.trial import Unmet
@@ -149,5 +153,16 @@ def write(out: Path, results: Sequence[Result]) -> None:
     part.replace(out)
 
 
+def end_what_was_started() -> None:
+    """No attempt outlives the matrix, however it ends."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        sys.exit(main())
+    finally:
+        end_what_was_started()

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from everview.pipeline.errors import TryAgain
 from everview.pipeline.training.checkpoint_writer import CheckpointWriter
 from everview.pipeline.training.checkpoints import newest
 from everview.pipeline.training.exchange import Exchange, LostRankError, open_exchange
 from everview.pipeline.training.local_ranks import run_ranks
+from everview.pipeline.training.ranks import Ranks
 
 PATIENCE_S = 3.0
 
@@ -60,6 +66,47 @@ def test_a_hung_rank_is_named_and_a_rank_that_cannot_write_spoils_only_its_commi
         "part1": [1.0, 1.0],
     }
     assert found.facts == {"by": 0}
+
+
+KEEPER = """
+import sys, time
+from torch.distributed import TCPStore
+store = TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+store.set("reached/0", "4"); store.set("reached/1", "4")
+print(store.port, flush=True)
+time.sleep(120)
+"""
+
+
+@pytest.fixture
+def hanging_keeper() -> Iterator[Exchange]:
+    """Rank 1 of two, whose store is kept by a rank 0 that has just stopped for ever."""
+    keeper = subprocess.Popen([sys.executable, "-c", KEEPER], stdout=subprocess.PIPE, text=True)
+    try:
+        assert keeper.stdout is not None
+        store = TCPStore("127.0.0.1", int(keeper.stdout.readline()), is_master=False)
+        store.set_timeout(timedelta(seconds=1))
+        exchange = Exchange(Ranks(1, 2), store, None, 1.0)
+        exchange.tell("awake", True)
+        assert exchange.hear("awake", 1) is True
+        keeper.send_signal(signal.SIGSTOP)
+        yield exchange
+    finally:
+        keeper.kill()  # stopped or not
+        keeper.wait()
+
+
+def test_a_first_rank_that_hangs_with_the_store_is_named(hanging_keeper):
+    with (
+        pytest.raises(LostRankError, match="rank 0 of 2, which keeps the ranks' store"),
+        hanging_keeper.naming_the_lost(),
+    ):
+        raise RuntimeError("gloo: Timed out waiting 1000ms for recv operation")
+
+
+def test_what_a_rank_says_is_not_waited_for_in_a_store_that_hangs(hanging_keeper):
+    with pytest.raises(LostRankError, match="rank 0 of 2 said nothing about resume within 1 s"):
+        hanging_keeper.hear("resume", 0)
 
 
 def test_alone_everything_is_what_one_says():
