@@ -89,8 +89,8 @@ def train_on_cluster(
             return _run_to_its_end(attempt, workers, interrupted, report)
     finally:
         (out / f"{_STOP}.{attempt.token}").unlink(missing_ok=True)
-        for left in (_STOP, _LOST):
-            (out / left).unlink(missing_ok=True)
+        for name in (_STOP, _LOST):
+            (out / name).unlink(missing_ok=True)
         shutil.rmtree(out / _RAY, ignore_errors=True)
 
 

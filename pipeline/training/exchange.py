@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 
@@ -185,7 +185,7 @@ def _answer(ask: Callable[[], _T], patience_s: float) -> _T:
         raise RuntimeError(f"the ranks' store said nothing within {patience_s:g} s") from None
     if error is not None:
         raise error
-    return cast("_T", answer)
+    return answer
 
 
 def _is_loss(error: RuntimeError) -> bool:
