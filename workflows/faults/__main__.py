@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from everview.pipeline.runs.atomic import write_json
 from everview.workflows.faults import one_process, several_ranks
 from everview.workflows.faults.trial import Unmet
 
@@ -112,7 +113,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m everview.workflows.faults",
                                      description="the fault matrix of training")  # fmt: skip
     numbers = [row.number for row in ROWS]
-    parser.add_argument("--rows", nargs="+", choices=numbers, default=numbers)
+    parser.add_argument("--rows", nargs="*", choices=numbers, default=numbers,
+                        help="none: only show the table in --out")  # fmt: skip
     parser.add_argument("--seeds", type=int, help="of every row; else each row's own number")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument(
@@ -132,7 +134,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 results.append(tried(row, seeds, folder / f"row-{row.number}"))
                 if given.out is not None:
                     write(given.out, results)
-    print(table(results))
+    print(table(results if given.out is None else recorded(given.out)))
     for result in results:
         for seed, why in result.failed.items():
             print(f"\nrow {result.number}, seed {seed}: {why}")
@@ -141,16 +143,17 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def write(out: Path, results: Sequence[Result]) -> None:
     """When and where, and every row, beside the rows of `out` that weren't tried now."""
-    rows = (
-        {row["number"]: row for row in json.loads(out.read_text())["rows"]} if out.exists() else {}
-    )
-    rows |= {result.number: asdict(result) for result in results}
+    rows = {result.number: result for result in (*recorded(out), *results)}
     machine = {"cores": os.cpu_count(), "system": platform.system(),
                "python": platform.python_version()}  # fmt: skip
-    ordered = [rows[row.number] for row in ROWS if row.number in rows]
-    part = out.with_name(out.name + ".part")
-    part.write_text(json.dumps({"machine": machine, "rows": ordered}, indent=1) + "\n")
-    part.replace(out)
+    ordered = [asdict(rows[row.number]) for row in ROWS if row.number in rows]
+    write_json(out, {"machine": machine, "rows": ordered})
+
+
+def recorded(out: Path) -> list[Result]:
+    """The rows of a file that `write` wrote; none where there is none."""
+    rows = json.loads(out.read_text())["rows"] if out.exists() else []
+    return [Result(**row) for row in rows]
 
 
 def end_what_was_started() -> None:
