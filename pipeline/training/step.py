@@ -5,7 +5,9 @@ It never waits for the device: what it returns are tensors there, to be read eve
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,11 +65,15 @@ class Objective(nn.Module):
 
         Runs under bfloat16 autocast on a GPU and in float32 on a CPU.
         """
-        with mixed_precision(self.model.device):
+        with self.precision():
             _, outputs = self.model(episode, schedule, self.context)
         own = episode.own_part(self.context, schedule)
         loss, parts = episode_loss(outputs, own, weights, self.perceptual, self.context)
         return loss, parts, bank_split(outputs, own)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The context of the model's arithmetic."""
+        return mixed_precision(self.model.device)
 
 
 def training_step(

@@ -109,19 +109,18 @@ def _scaling(arguments: Arguments) -> tuple[dict[str, object], str]:
     """Each row by itself; bench.json is rewritten after every one."""
     import logging
 
-    import torch
-
-    from everview.pipeline.benchmarks.scaling.entries import bench_scaling, chosen
-    from everview.pipeline.benchmarks.scaling.rows import COLUMNS, Setting, table_rows
-
-    on_gpu = _on_gpu(arguments)
-    ranks = arguments.workers or (torch.cuda.device_count() if on_gpu else 2)
-    setting = Setting(
-        "cuda" if on_gpu else "cpu", ranks, arguments.seconds, shards=arguments.shards
+    from everview.pipeline.benchmarks.scaling.entries import chosen
+    from everview.pipeline.benchmarks.scaling.rows import (
+        COLUMNS,
+        Setting,
+        run_benchmarks,
+        table_rows,
     )
+
+    setting = Setting.here(arguments.device, arguments.workers, arguments.seconds, arguments.shards)
     out = None if arguments.out is None else arguments.out / "bench.json"
     say = logging.getLogger("everview.bench").info
-    report = bench_scaling(chosen(arguments.only), setting, out, say)
+    report = run_benchmarks(chosen(arguments.only), setting, out, say)
     return report, table(table_rows(report), COLUMNS)
 
 

@@ -7,10 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
-from everview.pipeline.benchmarks.scaling.entries import ENTRIES, bench_scaling, chosen
-from everview.pipeline.benchmarks.scaling.rows import COLUMNS, Setting, table_rows
+from everview.pipeline.benchmarks.scaling.entries import ENTRIES, chosen
+from everview.pipeline.benchmarks.scaling.rows import COLUMNS, Setting, run_benchmarks, table_rows
+from everview.pipeline.errors import EverviewError, exit_code_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,15 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true", help="only show that everything runs")
     parser.add_argument("--shards", nargs="*", default=(), help="a set of the feed's size")
     given = parser.parse_args(arguments)
-    on_gpu = given.device == "cuda" or (given.device == "auto" and torch.cuda.is_available())
-    setting = Setting(
-        "cuda" if on_gpu else "cpu",
-        given.ranks or (torch.cuda.device_count() if on_gpu else 2),
-        given.seconds,
-        given.small,
-        tuple(given.shards),
-    )
-    report = bench_scaling(chosen(given.rows), setting, given.out, _say)
+    setting = Setting.here(given.device, given.ranks, given.seconds, given.shards, given.small)
+    report = run_benchmarks(chosen(given.rows), setting, given.out, _say)
     print("| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS))
     for cells in table_rows(report):
         print("| " + " | ".join(cells) + " |")
@@ -44,4 +36,8 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except EverviewError as error:
+        _say(f"scaling: {error}")
+        sys.exit(exit_code_of(error))

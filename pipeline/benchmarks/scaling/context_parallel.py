@@ -17,13 +17,15 @@ import torch
 
 from everview.models.scene_model import SceneModel
 from everview.models.schedule import SET
-from everview.pipeline.benchmarks.scaling.data_parallel import let_go
 from everview.pipeline.benchmarks.scaling.processes import (
+    COLLECTIVE_S,
     found_by_ranks,
     idle,
-    medians,
+    let_go,
     needed,
+    own_device,
     take_ranks_turns,
+    told,
     wait_for,
 )
 from everview.pipeline.benchmarks.scaling.rows import Findings, Goal, Row, Setting, one_line
@@ -41,7 +43,6 @@ ROUNDS, UNIT_S = 5, 2.0
 COMPARED = 3
 """First steps whose losses are compared."""
 _PICTURE = {"picture": 1.0}
-_COLLECTIVE_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def context_parallel(setting: Setting, until: float) -> Iterator[Row]:
 
 def measure(rank: int, size: int, path: Path, chosen: tuple[Capture, ...], until: float) -> None:
     """One rank, one capture after the other."""
-    exchange = open_exchange(size, _COLLECTIVE_S)
-    device = torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
+    exchange = open_exchange(size, COLLECTIVE_S)
+    device = own_device()
     for place, capture in enumerate(chosen):
         ends = time.time() + max(until - time.time(), 0.0) / (len(chosen) - place)
         if place and exchange.agree(0, [float(time.time() >= until)])[0]:
@@ -142,14 +143,12 @@ def _one_capture(
         case=case.name,
         tokens=case.tokens,
         form="captured" if capture.captured else "one by one",
-        ms=medians(times),
         ratio=times.ratio("one", "divided"),
-        rounds_ms={name: list(ms) for name, ms in times.rounds_ms.items()},
         losses=first,
         loss_difference=max(apart),
         parameters=shared.parameters,
         peak_gib=torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None,
-        failure="; ".join(dict.fromkeys(said)) or None,
+        **told(times, said),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,12 +13,14 @@ from torch import distributed
 
 from everview.models import config as models
 from everview.pipeline.benchmarks.scaling.processes import (
+    COLLECTIVE_S,
     Steps,
     found_by_ranks,
     idle,
-    medians,
+    let_go,
     needed,
     take_ranks_turns,
+    told,
     wait_for,
 )
 from everview.pipeline.benchmarks.scaling.rows import Findings, Goal, Row, Setting
@@ -41,7 +42,6 @@ from everview.pipeline.training.train_run import TrainRun, open_run
 NAME = "data parallel"
 GOAL = Goal(1.9, at_most=False, unit="x")
 ROUNDS, UNIT_S = 7, 1.0
-_COLLECTIVE_S = 600.0
 _FOREVER = 1e9
 
 
@@ -124,7 +124,7 @@ def data_parallel(setting: Setting, until: float) -> Iterator[Row]:
 
 def measure(rank: int, size: int, path: Path, config: TrainConfig, until: float) -> None:
     """One rank. Candidates: the first rank while the others wait, each for itself, all together."""
-    exchange = open_exchange(1, _COLLECTIVE_S)
+    exchange = open_exchange(1, COLLECTIVE_S)
     begun = time.time()
     with tempfile.TemporaryDirectory() as folder:
         alone = open_run(replace(config, capture=False), Path(folder) / "alone", Silent())
@@ -159,22 +159,13 @@ def measure(rank: int, size: int, path: Path, config: TrainConfig, until: float)
             if rank == 0:
                 Findings(path).add(
                     form=form,
-                    ms=medians(times),
                     ratio=size * times.ratio("one", "together"),
-                    rounds_ms={name: list(ms) for name, ms in times.rounds_ms.items()},
-                    failure="; ".join(dict.fromkeys(said)) or None,
+                    **told(times, said),
                     prepared_s=time.time() - begun,
                     **facts,
                 )
         del runs, candidates, alone, together, run
         let_go()
-
-
-def let_go() -> None:
-    """Drop graphs, which hold NCCL's communicators, before those are ended."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def steps_of(run: TrainRun) -> Steps:

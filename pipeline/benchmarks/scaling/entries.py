@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
-
 from everview.pipeline.benchmarks.scaling import (
     context_parallel,
     data_parallel,
@@ -14,8 +10,8 @@ from everview.pipeline.benchmarks.scaling import (
     overhead,
     stall,
 )
-from everview.pipeline.benchmarks.scaling.rows import Entry, Setting, run_benchmarks
-from everview.pipeline.errors import EnvironmentUnfit, UsageError
+from everview.pipeline.benchmarks.scaling.rows import Entry
+from everview.pipeline.errors import UsageError
 
 ENTRIES = (
     Entry(equality.NAME, equality.equal_results, 0.06),
@@ -41,18 +37,3 @@ def chosen(rows: str) -> tuple[Entry, ...]:
         entry for entry in ENTRIES
         if not words or any(entry.name.startswith(word) for word in words)
     )  # fmt: skip
-
-
-def bench_scaling(
-    entries: Sequence[Entry], setting: Setting, out: Path | None, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Measure; the report as JSON, also in `out` after every row. Raises EnvironmentUnfit when
-    there are fewer GPUs than ranks."""
-    if setting.on_gpu:
-        import torch
-
-        if torch.cuda.device_count() < setting.ranks:
-            raise EnvironmentUnfit(
-                f"{setting.ranks} ranks need a GPU each, and there are {torch.cuda.device_count()}"
-            )
-    return run_benchmarks(entries, setting, out, say)

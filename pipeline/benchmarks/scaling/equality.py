@@ -7,24 +7,29 @@ Fast weights are written by their gradient, without Newton-Schulz, which works i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from everview.models.episode import Episode
 from everview.models.scene_model import SceneModel
-from everview.models.schedule import SET, Schedule
+from everview.models.schedule import SET
 from everview.models.state import map_tensors
-from everview.pipeline.benchmarks.scaling.data_parallel import let_go
-from everview.pipeline.benchmarks.scaling.processes import found_by_ranks, needed
+from everview.pipeline.benchmarks.scaling.processes import (
+    COLLECTIVE_S,
+    found_by_ranks,
+    let_go,
+    needed,
+    own_device,
+)
 from everview.pipeline.benchmarks.scaling.rows import Findings, Goal, Row, Setting
 from everview.pipeline.benchmarks.train import Case, random_episode, stack
 from everview.pipeline.training.config import OptimiserConfig
 from everview.pipeline.training.exchange import open_exchange
-from everview.pipeline.training.losses import LossWeights, bank_split, episode_loss
 from everview.pipeline.training.optimisers import Optimiser
 from everview.pipeline.training.ranks import Ranks
 from everview.pipeline.training.step import Objective
@@ -73,10 +78,10 @@ def equal_results(setting: Setting, until: float) -> Iterator[Row]:
 
 def measure(rank: int, size: int, path: Path, chosen: tuple[Comparison, ...]) -> None:
     """One rank: first the leader alone, then all."""
-    device = torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
+    device = own_device()
     for comparison in chosen:
         case = comparison.case
-        exchange = open_exchange(size if comparison.context else 1, 600.0)
+        exchange = open_exchange(size if comparison.context else 1, COLLECTIVE_S)
         expected = Trained.of(case, Ranks(), device) if rank == 0 else None
         exchange.agree(0, [0.0])
         found = Trained.of(case, exchange.ranks, device)
@@ -99,14 +104,9 @@ def measure(rank: int, size: int, path: Path, chosen: tuple[Comparison, ...]) ->
 class ExactObjective(Objective):
     """The objective without autocast."""
 
-    def forward(
-        self, episode: Episode, schedule: Schedule, weights: LossWeights
-    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def precision(self) -> AbstractContextManager[Any]:
         """See Objective."""
-        _, outputs = self.model(episode, schedule, self.context)
-        own = episode.own_part(self.context, schedule)
-        loss, parts = episode_loss(outputs, own, weights, self.perceptual, self.context)
-        return loss, parts, bank_split(outputs, own)
+        return nullcontext()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from everview.models import config as models
 from everview.pipeline.benchmarks.scaling.data_parallel import GOAL as WIDER
 from everview.pipeline.benchmarks.scaling.data_parallel import plain_run, widened
 from everview.pipeline.benchmarks.scaling.processes import (
+    COLLECTIVE_S,
     Found,
     found_by_process,
     found_by_ranks,
@@ -162,7 +163,7 @@ def train_plainly(rank: int, size: int, path: Path, runs: Mapping[str, TrainConf
     for way, config in runs.items():
         try:
             with tempfile.TemporaryDirectory() as out:
-                train(config, Path(out), exchange=open_exchange(1, 600.0))
+                train(config, Path(out), exchange=open_exchange(1, COLLECTIVE_S))
                 Findings(path).add(way=way, ms=steady_ms(Path(out)))
         except Exception as error:
             failed.append(f"{way}: {one_line(error)}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from everview.pipeline.errors import EverviewError
 from everview.pipeline.training.exchange import Exchange
 from everview.pipeline.training.local_ranks import run_ranks
 
+COLLECTIVE_S = 600.0
+"""torch.distributed's patience: one rank compiles while the others wait."""
 SPAWN_S = 60.0
 """Beyond the time for measuring: to start and to end."""
 Found = list[dict[str, Any]]
@@ -90,6 +93,18 @@ def _read(path: Path) -> Found:
     return found
 
 
+def own_device() -> torch.device:
+    """Where this rank's process group exchanges tensors."""
+    return torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
+
+
+def let_go() -> None:
+    """Drop graphs, which hold NCCL's communicators, before those are ended."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def idle(count: int) -> None:
     """The `Steps` of a rank that has no part in a candidate."""
 
@@ -132,9 +147,14 @@ def take_ranks_turns(
     return Times({name: tuple(values) for name, values in taken.items()})
 
 
-def medians(times: Times) -> dict[str, float]:
-    """By candidate, rounded to microseconds."""
-    return {name: round(times.median(name), 3) for name in times.rounds_ms}
+def told(times: Times, said: Sequence[str]) -> dict[str, Any]:
+    """Of turns: median milliseconds of a step, rounded to microseconds, and those of every round,
+    by candidate; and what was `said` of a form that is missing, each once."""
+    return {
+        "ms": {name: round(times.median(name), 3) for name in times.rounds_ms},
+        "rounds_ms": {name: list(ms) for name, ms in times.rounds_ms.items()},
+        "failure": "; ".join(dict.fromkeys(said)) or None,
+    }
 
 
 def needed(found: Found, failure: str | None) -> Found:

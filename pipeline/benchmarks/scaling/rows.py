@@ -5,20 +5,20 @@ from __future__ import annotations
 import datetime
 import json
 import logging
-import math
 import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from everview.pipeline.errors import EverviewError
+from everview.pipeline.errors import EnvironmentUnfit, EverviewError, UsageError
 from everview.pipeline.runs import library_versions
 from everview.pipeline.runs.atomic import write_json
+from everview.pipeline.runs.plain import as_plain
 from everview.pipeline.runs.provenance import code_identity, describe_device, describe_host
 
 log = logging.getLogger(__name__)
@@ -81,15 +81,7 @@ class Row:
 
     def as_json(self) -> dict[str, Any]:
         """With whether the goal is met; numbers that aren't finite become None."""
-        return {**_plain(asdict(self)), "met": self.met}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return {**as_plain(self), "met": self.met}
 
 
 @dataclass(frozen=True)
@@ -102,6 +94,25 @@ class Setting:
     seconds: float
     small: bool = False
     shards: tuple[str, ...] = ()
+
+    @staticmethod
+    def here(
+        device: str, ranks: int | None, seconds: float, shards: Sequence[str], small: bool = False
+    ) -> Setting:
+        """Of this machine. device: `auto` is a GPU where there is one. ranks: None stands for all
+        GPUs, or two on the CPU. Raises EnvironmentUnfit where ranks have no GPU each, UsageError
+        for numbers that can't be."""
+        if (ranks is not None and ranks < 1) or seconds <= 0:
+            raise UsageError(f"{ranks} ranks and {seconds:g} seconds must both be positive")
+        cards = 0 if device == "cpu" else torch.cuda.device_count()
+        on_gpu = device == "cuda" or cards > 0
+        if on_gpu and cards < (ranks or 1):
+            raise EnvironmentUnfit(
+                f"{ranks or 1} ranks need a GPU each, and there are {cards}; give fewer, or "
+                "--device cpu"
+            )
+        chosen = ranks or (cards if on_gpu else 2)
+        return Setting("cuda" if on_gpu else "cpu", chosen, seconds, small, tuple(shards))
 
     @property
     def on_gpu(self) -> bool:
@@ -159,7 +170,7 @@ def one_line(error: BaseException) -> str:
 def circumstances(setting: Setting) -> dict[str, Any]:
     """Machine, versions, date."""
     return {
-        "setting": _plain(asdict(setting)),
+        "setting": as_plain(setting),
         "card": describe_device(setting.device)["name"],
         "cards": torch.cuda.device_count() if setting.on_gpu else 0,
         "host": describe_host(),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from everview.pipeline.benchmarks.scaling import (
     context_parallel,
@@ -30,7 +31,7 @@ from everview.pipeline.benchmarks.scaling.rows import (
     run_benchmarks,
     table_rows,
 )
-from everview.pipeline.errors import EverviewError, UsageError
+from everview.pipeline.errors import EnvironmentUnfit, EverviewError, UsageError
 from everview.pipeline.training import train_run
 from everview.workflows.recipes import find_recipe
 from tests.pipeline.training.flat_scenes import render_for_a_run
@@ -154,6 +155,20 @@ def test_rows_are_chosen_by_the_beginning_of_their_names() -> None:
     assert chosen("") == ENTRIES
     with pytest.raises(UsageError, match="'other'"):
         chosen("other")
+
+
+def test_a_setting_that_cannot_be_measured_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert Setting.here("auto", None, 1.0, ()) == Setting("cuda", 1, 1.0)
+    assert Setting.here("cpu", None, 1.0, ()) == Setting("cpu", 2, 1.0)
+    with pytest.raises(EnvironmentUnfit, match="2 ranks need a GPU each, and there are 1"):
+        Setting.here("auto", 2, 1.0, ())
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert Setting.here("auto", None, 1.0, ()) == Setting("cpu", 2, 1.0)
+    with pytest.raises(EnvironmentUnfit, match="there are 0; give fewer, or --device cpu"):
+        Setting.here("cuda", None, 1.0, ())
+    with pytest.raises(UsageError, match="0 ranks"):
+        Setting.here("cpu", 0, 1.0, ())
 
 
 def read(path: Path) -> list[dict[str, Any]]:
