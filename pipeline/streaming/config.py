@@ -10,11 +10,34 @@ from everview.pipeline.streaming.policies import StreamPolicies
 
 
 @dataclass(frozen=True)
+class SourceOptions:
+    """How frames are waited for. Raises UsageError with the value, the limit and the reason."""
+
+    watch: bool = False
+    """the capture is a folder that is still being written"""
+    idle_s: float = 60.0
+    """seconds without anything new after which a watched folder or a live source has ended"""
+    patience_s: float = 5.0
+    """seconds that a file, or a frame's camera, is waited for once later ones are there"""
+    queue_frames: int = 8
+    """frames that wait for the model at most"""
+    cameras: str | None = None
+    """file of camera lines for a live video, which may still be growing"""
+
+    def __post_init__(self) -> None:
+        for name in ("idle_s", "patience_s"):
+            if not 0 < getattr(self, name) <= 7 * 86400:
+                raise UsageError(f"{name} {getattr(self, name)}: above 0 and at most a week")
+        if not 1 <= self.queue_frames <= 256:
+            raise UsageError(f"queue_frames {self.queue_frames}: 1 to 256")
+
+
+@dataclass(frozen=True)
 class StreamConfig:
     """Raises UsageError with the value, the limit and the reason."""
 
     capture: str
-    """a folder, a file or a procedural:// URL"""
+    """a folder, a file, a procedural:// URL, or a live source: rtsp://, tcp://, v4l2://, ingest://"""
     weights: str = DEFAULT_WEIGHTS
     """published name, folder, or URL#hash"""
     size: int = 128
@@ -24,6 +47,7 @@ class StreamConfig:
     max_frames: int | None = None
     """stop after this many frames"""
     policies: StreamPolicies = field(default_factory=StreamPolicies)
+    sources: SourceOptions = field(default_factory=SourceOptions)
     path: str = "auto"
     """camera path of novel_views.mp4: auto, orbit, spiral, interpolate, or a file of cameras"""
     video_frames: int = 72

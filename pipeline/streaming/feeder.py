@@ -1,43 +1,122 @@
-"""A decoder thread with a bounded queue: the next frames are ready while the model works.
+"""One thread that takes frames from a source and one bounded queue between it and the session.
 
-The source is a file, so a full queue blocks the decoder and nothing is dropped.
+A full queue makes a source that can wait do so, and nothing is lost. A camera can't wait: then the
+oldest frame in the queue goes, and a problem of the same number takes its place, so that the
+session counts it and writes its row.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
 
-from everview.datasets.captures import Capture, Frame
+from everview.datasets.captures import Frame
+from everview.datasets.errors import DataError
+from everview.pipeline.streaming.arrivals import Arrival
+from everview.pipeline.streaming.sources.source import Source
+
+DROPPED = "dropped: the queue was full"
+
+_MOST_PROBLEMS = 4096
+_LOOK_UP_S = 0.2
+_STOPPING_S = 60.0
 
 
-@dataclass(frozen=True, eq=False)
-class Fed:
-    """A frame, ready for the model, and the capture's cursor just after it."""
+@dataclass(frozen=True)
+class QueueCounts:
+    """What went through: frames taken in, frames dropped, and the most that waited at once."""
 
-    frame: Frame
-    cursor: dict[str, Any]
+    frames: int
+    dropped: int
+    longest: int
 
 
-class _End:
-    def __init__(self, error: BaseException | None):
-        self.error = error
+class ArrivalQueue:
+    """Holds at most `depth` frames, and what stands for frames that were dropped or unreadable.
+
+    Those others hold no picture, and there are at most `_MOST_PROBLEMS`: a session that stands
+    still for hours finds the oldest drops in the count alone, and a gap in the numbers.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._items: deque[Arrival] = deque()
+        self._changed = threading.Condition()
+        self._waiting = self._frames = self._dropped = self._longest = 0
+        self._is_closed = self._is_ended = False
+        self._error: BaseException | None = None
+
+    def put(self, arrival: Arrival, can_wait: bool) -> bool:
+        """Add an arrival, waiting for room or dropping the oldest frame; False when closed."""
+        with self._changed:
+            if arrival.frame is not None:
+                while can_wait and self._waiting >= self._depth and not self._is_closed:
+                    self._changed.wait()
+                if self._waiting >= self._depth:
+                    self._drop_oldest()
+                self._waiting += 1
+                self._frames += 1
+                self._longest = max(self._longest, self._waiting)
+            self._items.append(arrival)
+            if len(self._items) > self._depth + _MOST_PROBLEMS:
+                self._items.remove(next(item for item in self._items if item.frame is None))
+            self._changed.notify_all()
+            return not self._is_closed
+
+    def get(self, is_over: Callable[[], bool]) -> Arrival | None:
+        """The next arrival, waiting for it; None at the end of the stream, or when `is_over` says
+        so, which is asked five times a second. Raises the source's error at the end."""
+        with self._changed:
+            while not self._items and not self._is_ended and not is_over():
+                self._changed.wait(_LOOK_UP_S)
+            if is_over():
+                return None
+            if not self._items:
+                if self._error is not None:
+                    raise self._error
+                return None
+            arrival = self._items.popleft()
+            self._waiting -= arrival.frame is not None
+            self._changed.notify_all()
+            return arrival
+
+    def end(self, error: BaseException | None) -> None:
+        """Nothing more comes; error: why, if it was not the end of the stream."""
+        with self._changed:
+            self._error, self._is_ended = error, True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nothing more is wanted: whoever waits for room goes on."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def counts(self) -> QueueCounts:
+        """So far."""
+        with self._changed:
+            return QueueCounts(self._frames, self._dropped, self._longest)
+
+    def _drop_oldest(self) -> None:
+        for place, item in enumerate(self._items):
+            if item.frame is not None:
+                self._items[place] = replace(item, frame=None, problem=DROPPED)
+                self._waiting -= 1
+                self._dropped += 1
+                return
 
 
 class Feeder:
-    """Iterate to get `Fed` frames; leave the context to stop the thread, early or not."""
+    """Takes arrivals from a source; leave the context to stop it, early or not."""
 
-    def __init__(self, capture: Capture, prepare: Callable[[Frame], Frame], depth: int = 8):
-        """prepare: runs in the thread (resizing). depth: frames decoded ahead at most."""
-        self._capture = capture
-        self._prepare = prepare
-        self._queue: queue.Queue[Fed | _End] = queue.Queue(depth)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="everview-decoder", daemon=True)
+    def __init__(self, source: Source, prepare: Callable[[Frame], Frame], depth: int = 8):
+        """prepare: runs in the source's thread (resizing). depth: frames waiting at most."""
+        self._source, self._prepare = source, prepare
+        self._queue = ArrivalQueue(depth)
+        self._thread = threading.Thread(target=self._run, name="everview-source", daemon=True)
 
     def __enter__(self) -> Feeder:
         self._thread.start()
@@ -49,34 +128,33 @@ class Feeder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stopping.set()
-        self._thread.join()
+        self._queue.close()
+        self._source.stop()
+        # a stranger's iterator may never come back; its thread ends with the process
+        self._thread.join(_STOPPING_S)
 
-    def __iter__(self) -> Iterator[Fed]:
-        while True:
-            item = self._queue.get()
-            if isinstance(item, _End):
-                if item.error is not None:
-                    raise item.error
-                return
-            yield item
+    def arrivals(self, is_over: Callable[[], bool] = lambda: False) -> Iterator[Arrival]:
+        """Everything that arrives until the stream ends, or until `is_over` says so (asked while
+        nothing comes, too, so that a silent camera doesn't hold up Ctrl-C)."""
+        while (arrival := self._queue.get(is_over)) is not None:
+            yield arrival
+
+    def counts(self) -> QueueCounts:
+        """What went through the queue so far."""
+        return self._queue.counts()
 
     def _run(self) -> None:
         error: BaseException | None = None
         try:
-            for frame in self._capture:
-                if not self._put(Fed(self._prepare(frame), self._capture.state())):
-                    return
-        except BaseException as caught:  # whatever it is, the consumer's thread must see it
+            self._source.deliver(self._put)
+        except BaseException as caught:  # whatever it is, the session's thread must see it
             error = caught
-        self._put(_End(error))
+        self._queue.end(error)
 
-    def _put(self, item: Fed | _End) -> bool:
-        """Wait for room; False when the consumer has left."""
-        while not self._stopping.is_set():
+    def _put(self, arrival: Arrival) -> bool:
+        if arrival.frame is not None:
             try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+                arrival = replace(arrival, frame=self._prepare(arrival.frame))
+            except (DataError, ValueError) as error:
+                arrival = replace(arrival, frame=None, problem=f"can't be resized: {error}")
+        return self._queue.put(arrival, self._source.can_wait)

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from everview.datasets.captures import Capture
 from everview.datasets.errors import DataError
-from everview.datasets.opening import open_capture
 from everview.kernels.backend import backends_in_use
 from everview.models.scene_model import SceneModel
 from everview.models.weight_files import weights_hash
@@ -26,9 +24,10 @@ from everview.pipeline.runs import RunDirectory, describe_device, peak_rss_mib, 
 from everview.pipeline.runs.frames import FILE_NAME as FRAMES_NAME
 from everview.pipeline.runs.frames import JOURNAL_NAME, read_frames
 from everview.pipeline.runs.metrics import IMAGE_KEYS
+from everview.pipeline.streaming.arrivals import Arrival
 from everview.pipeline.streaming.camera_files import write_cameras
 from everview.pipeline.streaming.config import StreamConfig
-from everview.pipeline.streaming.feeder import Feeder
+from everview.pipeline.streaming.feeder import Feeder, QueueCounts
 from everview.pipeline.streaming.interrupts import Interrupts
 from everview.pipeline.streaming.outputs import Exported, export_stream
 from everview.pipeline.streaming.preparing import is_held_out, prepared
@@ -36,6 +35,8 @@ from everview.pipeline.streaming.progress import Progress, Silent
 from everview.pipeline.streaming.scenes import open_model
 from everview.pipeline.streaming.session import Session, World
 from everview.pipeline.streaming.snapshots import load_snapshot
+from everview.pipeline.streaming.sources.opening import open_source
+from everview.pipeline.streaming.sources.source import Source
 
 
 @dataclass(frozen=True)
@@ -62,39 +63,70 @@ def stream_capture(
     """Do the whole job. Raises DataError for a capture that can't be streamed, InputRejected for
     weights or snapshots, UsageError for an `out` that holds something else, SystemExit(143) after
     SIGTERM (a snapshot was taken)."""
+    return stream_source(
+        open_source(config), config, out, fresh=fresh, command=command, progress=progress
+    )
+
+
+def stream_source(
+    source: Source,
+    config: StreamConfig,
+    out: Path,
+    *,
+    fresh: bool = False,
+    command: list[str] | None = None,
+    progress: Progress | None = None,
+) -> StreamResult:
+    """`stream_capture` of a source that a program made, an `IteratedSource` for instance.
+
+    `config.capture` names it in the run's files and is not opened.
+    """
     progress = progress or Silent()
-    capture = open_capture(config.capture)
-    if not capture.info.has_cameras:
-        raise DataError(
-            f"{config.capture} ({capture.info.format}) has no camera poses, and streaming needs "
-            "them: give a capture with poses, or recover them with COLMAP first"
-        )
+    _check_cameras(source)
     model = open_model(config.weights, config.device)
     with RunDirectory.open(out, "stream", config, command, fresh) as run:
-        session = _open_session(run, model, capture, config, progress)
-        with Interrupts(
-            lambda: progress.say("finishing with what was seen; Ctrl-C again stops at once")
-        ) as interrupts:
-            with run.timed("stream"):
-                was_cut = _read(session, capture, config, interrupts, progress)
-            _note_stream(run, session, capture)
-            with run.timed("export"):
-                exported = export_stream(session, capture, config, run.path, progress)
-            metrics = _write_results(run, session, exported, config.capture)
-            with run.timed("report"):
-                write_report(run.path)
-        status = 130 if was_cut else 0
-        if status == 0:
-            (run.path / JOURNAL_NAME).unlink(missing_ok=True)
+        is_complete = False
+        try:
+            with run.timed("wait"):
+                source.begin(run.path, progress.say)
+            _check_cameras(source)
+            session = _open_session(run, model, source, config, progress)
+            with Interrupts(
+                lambda: progress.say("finishing with what was seen; Ctrl-C again stops at once")
+            ) as interrupts:
+                with run.timed("stream"):
+                    was_cut, counts = _read(session, source, config, interrupts, progress)
+                _note_stream(run, session, source, counts)
+                with run.timed("export"):
+                    exported = export_stream(
+                        session, source.seen_again(), config, run.path, progress
+                    )
+                metrics = _write_results(run, session, exported, config.capture, counts)
+                with run.timed("report"):
+                    write_report(run.path)
+            status = 130 if was_cut else 0
+            if status == 0:
+                is_complete = True
+                (run.path / JOURNAL_NAME).unlink(missing_ok=True)
+        finally:
+            source.close(is_complete)
         run.finish(status)
     return StreamResult(run.path, metrics, status, _table(config, metrics))
 
 
+def _check_cameras(source: Source) -> None:
+    if not source.info.has_cameras:
+        raise DataError(
+            f"{source.info.source} ({source.info.format}) has no camera poses, and streaming needs "
+            "them: give a capture with poses, or recover them with COLMAP first"
+        )
+
+
 def _open_session(
-    run: RunDirectory, model: SceneModel, capture: Capture, config: StreamConfig, progress: Progress
+    run: RunDirectory, model: SceneModel, source: Source, config: StreamConfig, progress: Progress
 ) -> Session:
     """A new session, or the one that the run's last snapshot holds."""
-    info = capture.info
+    info = source.info
     world = World(info.scale, info.points_world)
     session = Session(model, config.policies, run.path, world, config.weights)
     run.note(
@@ -104,7 +136,7 @@ def _open_session(
             "source": info.source,
             "format": info.format,
             "scale": info.scale,
-            "identity": capture.identity(),
+            "identity": source.identity(),
             "notes": info.notes,
         },
         weights={
@@ -123,38 +155,41 @@ def _open_session(
     for complaint in snapshot.set_aside:
         progress.say(f"set aside: {complaint}")
     session.restore(snapshot)
-    capture.restore(snapshot.facts["cursor"])
+    source.resume(snapshot.facts["cursor"])
     progress.say(f"continuing after {session.num_seen} frames, chunk {session.num_chunks}")
     return session
 
 
 def _read(
     session: Session,
-    capture: Capture,
+    source: Source,
     config: StreamConfig,
     interrupts: Interrupts,
     progress: Progress,
-) -> bool:
-    """Push every frame that isn't held out; snapshot now and then, and at the end.
+) -> tuple[bool, QueueCounts]:
+    """Take everything that arrives; snapshot now and then, and at the end.
 
-    Returns whether Ctrl-C ended the stream early.
+    Returns whether Ctrl-C ended the stream early, and what went through the queue.
     """
     patch = session.model.config.patch
-    total = capture.info.num_frames
+    total = source.info.num_frames
     limit = config.max_frames
     if limit is not None:
         total = limit if total is None else min(total, limit)
-    with Feeder(capture, lambda frame: prepared(frame, config.size, patch)) as feeder:
+
+    def is_over() -> bool:
         # a run stopped during its exports comes back here with nothing left to read
-        for fed in feeder if limit is None or session.num_seen < limit else ():
-            if is_held_out(fed.frame, config.hold_out):
-                session.hold_out(fed.frame, fed.cursor)
-            else:
-                session.push(fed.frame, fed.cursor)
+        return interrupts.should_stop or (limit is not None and session.num_seen >= limit)
+
+    with Feeder(
+        source, lambda frame: prepared(frame, config.size, patch), config.sources.queue_frames
+    ) as feeder:
+        for arrival in feeder.arrivals(is_over):
+            source.took(arrival, _take(session, source, arrival, config))
             progress.step("stream", session.num_seen, total)
-            session.snapshot_if_due()
-            if interrupts.should_stop or session.num_seen == limit:
-                break
+            if session.snapshot_if_due():
+                source.saved(session.cursor)
+        counts = feeder.counts()
     was_cut = interrupts.is_requested
     if interrupts.should_stop:
         # with the frames still pending, so that the same command goes on as if never stopped
@@ -168,12 +203,26 @@ def _read(
             f"{config.capture}: no frame could be observed ({reasons or 'none was left'}); "
             "give more frames or a smaller --hold-out"
         )
-    if not was_cut:
-        session.snapshot()
-    return was_cut
+    if not was_cut and session.snapshot() is not None and session.cursor is not None:
+        source.saved(session.cursor)
+    return was_cut, counts
 
 
-def _note_stream(run: RunDirectory, session: Session, capture: Capture) -> None:
+def _take(session: Session, source: Source, arrival: Arrival, config: StreamConfig) -> str:
+    """An arrival into the session; returns what became of it."""
+    frame = arrival.frame
+    if frame is None:
+        session.refused[arrival.problem] += 1
+        return arrival.problem
+    if frame.camera is not None:
+        source.keep(frame)
+    if is_held_out(frame, config.hold_out):
+        session.hold_out(frame, arrival.cursor)
+        return "held out"
+    return session.push(frame, arrival.cursor)
+
+
+def _note_stream(run: RunDirectory, session: Session, source: Source, counts: QueueCounts) -> None:
     gauge = session.gauge
     assert gauge is not None
     run.note(
@@ -187,14 +236,15 @@ def _note_stream(run: RunDirectory, session: Session, capture: Capture) -> None:
             "frames": len(session.trajectory),
             "chunk_sizes": session.chunk_sizes,
             "refused": dict(session.refused),
-            "skipped": [{"name": skip.name, "reason": skip.reason} for skip in capture.skipped],
+            "skipped": [{"name": skip.name, "reason": skip.reason} for skip in source.skipped],
+            "queue": asdict(counts),
         },
     )
     write_cameras(run.path, session.trajectory, session.world.scale)
 
 
 def _write_results(
-    run: RunDirectory, session: Session, exported: Exported, source: str
+    run: RunDirectory, session: Session, exported: Exported, source: str, counts: QueueCounts
 ) -> dict[str, Any]:
     """metrics.json and frames.parquet."""
     absorbed = sum(session.chunk_sizes)
@@ -207,6 +257,8 @@ def _write_results(
         "retention_psnr": session.retention.curve,
         "chunks": session.num_chunks,
         "frames_observed": absorbed,
+        "frames_refused": dict(session.refused),
+        "queue": asdict(counts),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     values = exported.values | {

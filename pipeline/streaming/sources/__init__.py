@@ -1,0 +1,1 @@
+"""Where a stream's frames come from: captures, folders being filled, cameras, sockets, code."""

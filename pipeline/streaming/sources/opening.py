@@ -1,0 +1,13 @@
+"""`open_source`: what the user named to the source that it is."""
+
+from __future__ import annotations
+
+from everview.datasets.opening import open_capture
+from everview.pipeline.streaming.config import StreamConfig
+from everview.pipeline.streaming.sources.captured import CapturedSource
+from everview.pipeline.streaming.sources.source import Source
+
+
+def open_source(config: StreamConfig) -> Source:
+    """The source that `config.capture` names. Raises DataError when nothing usable is there."""
+    return CapturedSource(open_capture(config.capture))
