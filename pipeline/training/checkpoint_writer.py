@@ -1,8 +1,10 @@
 """Checkpoints written beside training: staging waits, the disk doesn't.
 
 `submit` copies the tensors and returns; a thread writes them. At most one commit is on its way: the
-next one waits for it and meets its error. Of several ranks each writes its own files into one
-draft and tells the leader their sizes and hashes; the leader seals the draft when it has heard all.
+next one waits for it and meets its error. So one staging memory is enough, kept between commits:
+the first commit waits until it is made, the later ones for the copy alone (`staging`). Of several
+ranks each writes its own files into one draft and tells the leader their sizes and hashes; the
+leader seals the draft when it has heard all.
 """
 
 from __future__ import annotations
@@ -14,18 +16,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from everview.pipeline.errors import EverviewError, TryAgain
-from everview.pipeline.training.checkpoints import Entry, checkpoint_name, seal, write_part
+from everview.pipeline.training.checkpoints import (
+    Entry,
+    Files,
+    Warn,
+    checkpoint_name,
+    seal,
+    write_part,
+)
 from everview.pipeline.training.exchange import Exchange
+from everview.pipeline.training.staging import Staging
 
 
 class CheckpointWriter:
     """Commits below `directory`, by all ranks of `exchange` together; the newest `keep` stay."""
 
-    def __init__(self, directory: Path, exchange: Exchange, keep: int) -> None:
+    def __init__(self, directory: Path, exchange: Exchange, keep: int, warn: Warn) -> None:
+        """warn: hears, once, of staging memory that can't be pinned."""
         self.directory, self.keep = directory, keep
+        self._staging = Staging(warn)
         self._exchange = exchange.thread_copy()
         self._size, self._rank = exchange.ranks.size, exchange.ranks.rank
         exchange.tell("attempt", uuid.uuid4().hex[:12])
@@ -34,18 +44,14 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def submit(
-        self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]
-    ) -> None:
+    def submit(self, step: int, tensors: Files, facts: Mapping[str, Any]) -> None:
         """Stage this rank's tensors and facts (the leader's count) and start writing them.
 
+        Waits for the copy; the first time, and when names or shapes changed, also for its memory.
         Raises what the previous commit failed with; no rank has that commit then.
         """
         self.settle()
-        staged = {
-            kind: {name: tensor.detach().to("cpu", copy=True) for name, tensor in values.items()}
-            for kind, values in tensors.items()
-        }
+        staged = self._staging.fill(tensors)
         name = checkpoint_name(step, f"{self._attempt}-{self._count}")
         self._count += 1
         arguments = (name, step, staged, dict(facts))
@@ -67,7 +73,7 @@ class CheckpointWriter:
         if self._thread is not None:
             self._thread.join(None if self._size == 1 else patience_s)
 
-    def _write(self, name: str, step: int, tensors: dict[str, Any], facts: dict[str, Any]) -> None:
+    def _write(self, name: str, step: int, tensors: Files, facts: dict[str, Any]) -> None:
         try:
             rank = self._rank if self._size > 1 else None
             try:

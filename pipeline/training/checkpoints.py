@@ -32,14 +32,16 @@ from everview.pipeline.runs.atomic import disk_errors
 SCHEMA = 1
 MANIFEST = "MANIFEST.json"
 Warn = Callable[[str], None]
+Files = Mapping[str, Mapping[str, Tensor]]
+"""Tensors by file and name."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What one commit holds: tensors by file and name, and facts that fit JSON."""
+    """What one commit holds: tensors, and facts that fit JSON."""
 
     step: int
-    tensors: Mapping[str, Mapping[str, Tensor]]
+    tensors: Files
     facts: Mapping[str, Any]
     name: str = ""
     """of its directory, when it was read"""
@@ -60,7 +62,11 @@ def commit(directory: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
     Raises as `write_part` does; earlier commits stay as they are then, and there is no new one.
     """
     name = checkpoint_name(checkpoint.step, uuid.uuid4().hex[:12])
-    entries = write_part(directory, name, checkpoint.tensors)
+    plain = {
+        kind: {key: value.detach().cpu().clone().contiguous() for key, value in values.items()}
+        for kind, values in checkpoint.tensors.items()
+    }
+    entries = write_part(directory, name, plain)
     return seal(directory, name, checkpoint.step, checkpoint.facts, entries, keep)
 
 
@@ -69,14 +75,10 @@ def checkpoint_name(step: int, attempt: str) -> str:
     return f"step-{step:08d}.{attempt}"
 
 
-def write_part(
-    directory: Path,
-    name: str,
-    tensors: Mapping[str, Mapping[str, Tensor]],
-    rank: int | None = None,
-) -> list[Entry]:
+def write_part(directory: Path, name: str, tensors: Files, rank: int | None = None) -> list[Entry]:
     """Write these files into the draft of the commit `name`, synchronised. What was written.
 
+    tensors: contiguous, in host memory, no two of a file overlapping: they are written as they lie.
     rank: of several that write into one draft, which; part of the files' names. Raises TryAgain
     when the disk is full, EnvironmentUnfit when it can't be written to; no draft is left then.
     """
@@ -86,12 +88,8 @@ def write_part(
     with _drafting(draft):
         draft.mkdir(parents=True, exist_ok=True)
         for kind, values in tensors.items():
-            # a copy: safetensors refuses tensors that share storage or are strided
-            plain = {
-                key: value.detach().cpu().clone().contiguous() for key, value in values.items()
-            }
             path = draft / f"{kind}{ending}.safetensors"
-            save_file(plain, path)
+            save_file(dict(values), path)
             entries.append(_finished(path))
     return entries
 

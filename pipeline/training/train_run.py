@@ -119,7 +119,7 @@ def open_run(
         held_out=render_held_out(config.data, config.evaluation, render, device, ranks),
         update=_update(config, device, trained, optimiser, report),
         exchange=exchange,
-        writer=CheckpointWriter(out / CHECKPOINTS, exchange, config.keep),
+        writer=CheckpointWriter(out / CHECKPOINTS, exchange, config.keep, report.say),
         parameters=parameters,
     )
     if checkpoint is None:

@@ -39,12 +39,12 @@ def hang_and_fail(rank: int, size: int, folder: Path) -> None:
 
     again = open_exchange(1, 30.0)
     target = folder / "checkpoints" if rank == 0 else folder / "file"  # no folder can be made there
-    writer = CheckpointWriter(target, again, keep=3)
+    writer = CheckpointWriter(target, again, keep=3, warn=pytest.fail)
     writer.submit(7, {"model": {f"part{rank}": torch.ones(2)}}, {})
     with pytest.raises(TryAgain if rank == 0 else OSError) as failed:
         writer.settle()
     (folder / f"writer{rank}").write_text(str(failed.value))
-    writer = CheckpointWriter(folder / "checkpoints", open_exchange(1, 30.0), keep=3)
+    writer = CheckpointWriter(folder / "checkpoints", open_exchange(1, 30.0), 3, pytest.fail)
     writer.submit(8, {"model": {f"part{rank}": torch.full((2,), float(rank))}}, {"by": rank})
     writer.settle()
     again.gather("done", True)
