@@ -17,3 +17,7 @@ class DataError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
+
+
+class FileMissing(DataError):
+    """A file that is named and isn't there: in a folder that is being written, not there yet."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from everview.datasets.cameras import opencv_from_opengl
 from everview.datasets.captures import CaptureInfo, Scale, Skip
-from everview.datasets.errors import DataError
+from everview.datasets.errors import DataError, FileMissing
 from everview.datasets.guards import (
     file_exists,
     finite_number,
@@ -72,7 +72,7 @@ def read(source: str, index: Path, options: ReadOptions) -> ListedCapture:
     frames = content.get("frames") if isinstance(content, dict) else None
     if not isinstance(frames, list) or not frames:
         raise DataError(f"{index} has no list of frames; it is not a nerfstudio transforms.json")
-    reader = _Reader(index, content, options)
+    reader = FrameReader(index, content, options)
     records, skipped = [], []
     for number, entry in enumerate(frames):
         name = entry.get("file_path") if isinstance(entry, dict) else None
@@ -86,8 +86,8 @@ def read(source: str, index: Path, options: ReadOptions) -> ListedCapture:
     return ListedCapture(info, records, skipped, options)
 
 
-class _Reader:
-    """The global part of one file, checked once, and the frames read against it."""
+class FrameReader:
+    """The global part of one index, checked once, and the frames read against it."""
 
     def __init__(self, index: Path, content: Mapping[str, Any], options: ReadOptions) -> None:
         self.index = index
@@ -111,7 +111,7 @@ class _Reader:
         return None
 
     def record(self, entry: Any) -> FrameRecord:
-        """One frame; DataError when it can't be used."""
+        """One frame; DataError when it can't be used, FileMissing when its files aren't there."""
         if not isinstance(entry, dict):
             raise DataError(f"{self.index} lists a frame that is not an object")
         image = self._image(entry.get("file_path"))
@@ -156,7 +156,7 @@ class _Reader:
                 for candidate in _spellings(named.parent.parent / folder / named.name):
                     if file_exists(candidate):
                         return path_inside(self.root, str(candidate), allow_external=external)
-        raise DataError(f"no image file {named}")
+        raise FileMissing(f"no image file {named}")
 
     def _depth(self, entry: Mapping[str, Any]) -> Path | None:
         """None, and counted, when the file isn't there: the picture is still of use."""
@@ -170,7 +170,7 @@ class _Reader:
         """A frame whose mask isn't there can't be used: what must be ignored would count."""
         path = self._part(entry, "mask_path")
         if path is not None and not file_exists(path):
-            raise DataError(f"no mask file {path}")
+            raise FileMissing(f"no mask file {path}")
         return path
 
     def _part(self, entry: Mapping[str, Any], key: str) -> Path | None:

@@ -9,7 +9,7 @@ from everview.pipeline.errors import UsageError
 from everview.pipeline.streaming.policies import StreamPolicies
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SourceOptions:
     """How frames are waited for. Raises UsageError with the value, the limit and the reason."""
 
@@ -33,7 +33,7 @@ class SourceOptions:
 
 
 @dataclass(frozen=True)
-class StreamConfig:
+class StreamConfig(SourceOptions):
     """Raises UsageError with the value, the limit and the reason."""
 
     capture: str
@@ -47,7 +47,6 @@ class StreamConfig:
     max_frames: int | None = None
     """stop after this many frames"""
     policies: StreamPolicies = field(default_factory=StreamPolicies)
-    sources: SourceOptions = field(default_factory=SourceOptions)
     path: str = "auto"
     """camera path of novel_views.mp4: auto, orbit, spiral, interpolate, or a file of cameras"""
     video_frames: int = 72
@@ -67,6 +66,7 @@ class StreamConfig:
     """auto, cpu, cuda or cuda:N"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.size < 16:
             raise UsageError(f"size {self.size}: at least 16 pixels, two patches")
         if self.hold_out < 0 or self.hold_out == 1:

@@ -182,7 +182,7 @@ def _read(
         return interrupts.should_stop or (limit is not None and session.num_seen >= limit)
 
     with Feeder(
-        source, lambda frame: prepared(frame, config.size, patch), config.sources.queue_frames
+        source, lambda frame: prepared(frame, config.size, patch), config.queue_frames
     ) as feeder:
         for arrival in feeder.arrivals(is_over):
             source.took(arrival, _take(session, source, arrival, config))

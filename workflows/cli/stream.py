@@ -17,6 +17,10 @@ class Arguments(CommonFlags, StreamConfig):
 
     The same command again continues an unfinished run from its last snapshot. Ctrl-C once ends the
     stream early and exports what has been seen; twice stops at once.
+
+    With --watch the capture is a folder that is still being written: frames are taken as they come,
+    in the order in which its transforms.json or frames.jsonl lists them, until a file `stream.end`
+    is there or nothing has come for --idle-s.
     """
 
     capture: CaptureArgument

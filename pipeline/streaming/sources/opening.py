@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from everview.datasets.opening import open_capture
 from everview.pipeline.streaming.config import StreamConfig
 from everview.pipeline.streaming.sources.captured import CapturedSource
+from everview.pipeline.streaming.sources.folder import FolderSource
 from everview.pipeline.streaming.sources.source import Source
 
 
 def open_source(config: StreamConfig) -> Source:
     """The source that `config.capture` names. Raises DataError when nothing usable is there."""
+    if config.watch:
+        return FolderSource(Path(config.capture), config)
     return CapturedSource(open_capture(config.capture))
