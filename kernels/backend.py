@@ -36,6 +36,13 @@ _SHARED_MEMORY = 227 * 1024
 """Bytes that a block of the largest configurations takes."""
 
 
+def _constant_while_traced(function: Callable[P, T]) -> Callable[P, T]:
+    """What `torch.compiler.assume_constant_result` makes of a function, without importing the
+    compiler: that takes seconds in every process, and few of them compile."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
 def backends_in_use(device: torch.device | None = None) -> dict[str, str]:
     """Kernel name to what serves it on a device, for `run.json`; the first call also logs it.
 
@@ -50,7 +57,7 @@ def backends_in_use(device: torch.device | None = None) -> dict[str, str]:
     return {**served, "query_products": str(products).removeprefix("torch.")}
 
 
-@torch.compiler.assume_constant_result
+@_constant_while_traced
 def triton_serves(device: torch.device) -> bool:
     """Whether the Triton kernels run on a device; a GPU on which they don't is logged once."""
     if device.type != "cuda":
@@ -123,7 +130,7 @@ def _served_by(device: torch.device) -> dict[str, str]:
     }
 
 
-@torch.compiler.assume_constant_result
+@_constant_while_traced
 def _warn(kernel: str, reason: str) -> None:
     """Also while a graph is traced, which is when its calls are dispatched."""
     _warn_once(kernel, reason)

@@ -142,7 +142,8 @@ def test_a_fallback_is_said_while_a_graph_is_traced_and_does_not_break_it(
     assert said == ["fast_weight_apply: torch reference (torch.float32 tokens of 3)"]
 
 
-def test_nothing_needs_triton_where_the_reference_serves() -> None:
+def test_nothing_needs_triton_or_loads_the_compiler_where_the_reference_serves() -> None:
+    """torch's compiler takes seconds to import, in every rank, worker and command."""
     code = """
 import sys
 sys.modules["triton"] = None  # an import of it raises ImportError
@@ -158,6 +159,7 @@ step, norms = torch.ones(2), initial_norms(weights)
 moved = fast_weight_commit(pack(weights), fast_weight_direction(sums), step, norms)
 assert fast_weight_apply(unpack(moved), torch.randn(2, 5, 16)).isfinite().all()
 assert backends_in_use(torch.device("cpu"))["newton_schulz"] == "torch reference"
+assert "torch._dynamo" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

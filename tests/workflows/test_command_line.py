@@ -6,7 +6,6 @@ Real: the program, in its own process where what it imports or prints matters. N
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -33,41 +32,61 @@ SUBJECTS = {
 names = pytest.mark.parametrize("name", [verb.name for verb in VERBS])
 
 
-def everview(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def everview(*words: str) -> subprocess.CompletedProcess[str]:
+    """The program in a process of its own."""
     return subprocess.run(
-        [*PROGRAM, *words],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, **environment},
-        check=False,
+        [*PROGRAM, *words], capture_output=True, text=True, timeout=120, check=False
     )
 
 
-def modules_after(code: str) -> set[str]:
-    """Top-level modules in a fresh interpreter after `code`, which may leave by SystemExit."""
-    program = (
-        f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\n"
-        "print('\\n' + ' '.join({name.partition('.')[0] for name in sys.modules}))"
-    )
+def said(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command line, run in this process."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as leaving:
+        main(words)
+    told = capfd.readouterr()
+    assert isinstance(leaving.value.code, int)
+    return leaving.value.code, told.out, told.err
+
+
+EVERY_HELP = """
+import json, sys
+from everview.workflows.cli.main import main
+first, found = set(), {}
+for name in sys.argv[1:]:
+    try:
+        main([name, "--help"])
+    except SystemExit:
+        pass
+    now = {module.partition(".")[0] for module in sys.modules}
+    found[name], first = sorted(now - first), now
+print("\\n" + json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def modules_by_help() -> dict[str, list[str]]:
+    """What each verb's --help imports, one after another in a fresh interpreter."""
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
-    )
-    return set(done.stdout.splitlines()[-1].split())
+        [sys.executable, "-c", EVERY_HELP, *(verb.name for verb in VERBS)],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
-def test_help_lists_every_verb_with_one_line() -> None:
-    done = everview("--help")
-    assert done.returncode == 0
-    lines = done.stdout.splitlines()
+def test_help_lists_every_verb_with_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capfd, "--help")
+    assert code == 0
+    lines = out.splitlines()
     for verb in VERBS:
         assert any(line.split()[:1] == [verb.name] and verb.summary in line for line in lines)
     assert max(map(len, lines)) <= 88
 
 
-def test_no_words_show_the_help_and_are_a_usage_error() -> None:
-    done = everview()
-    assert (done.returncode, done.stdout[:6]) == (2, "usage:")
+def test_no_words_show_the_help_and_are_a_usage_error(capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capfd)
+    assert (code, out[:6]) == (2, "usage:")
 
 
 def test_version_is_the_installed_one() -> None:
@@ -77,26 +96,27 @@ def test_version_is_the_installed_one() -> None:
 
 
 @names
-def test_help_of_a_verb_imports_nothing_heavy(name: str) -> None:
+def test_help_of_a_verb_imports_nothing_heavy(
+    name: str, modules_by_help: dict[str, list[str]]
+) -> None:
     """This is what keeps `--help` under a second; timing it would only test the machine."""
-    loaded = modules_after(
-        f"from everview.workflows.cli.main import main; main(['{name}', '--help'])"
-    )
-    assert loaded & set(HEAVY) == set()
+    assert set(modules_by_help[name]) & set(HEAVY) == set()
 
 
 @names
-def test_a_misspelt_flag_is_exit_2_and_names_the_nearest(name: str) -> None:
-    done = everview(name, *SUBJECTS.get(name, ()), "--quite")
-    assert done.returncode == 2
-    assert "--quiet" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_misspelt_flag_is_exit_2_and_names_the_nearest(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = said(capfd, name, *SUBJECTS.get(name, ()), "--quite")
+    assert code == 2
+    assert "--quiet" in err
+    assert "Traceback" not in err
 
 
-def test_a_misspelt_verb_is_exit_2_and_names_the_nearest() -> None:
-    done = everview("inspekt", "x")
-    assert done.returncode == 2
-    assert done.stderr == "everview inspekt: there is no verb `inspekt`; did you mean `inspect`?\n"
+def test_a_misspelt_verb_is_exit_2_and_names_the_nearest(capfd: pytest.CaptureFixture[str]) -> None:
+    code, _, err = said(capfd, "inspekt", "x")
+    assert code == 2
+    assert err == "everview inspekt: there is no verb `inspekt`; did you mean `inspect`?\n"
 
 
 @pytest.mark.parametrize(
@@ -114,14 +134,11 @@ def test_a_bad_capture_is_exit_3_and_one_sentence(
 ) -> None:
     place = tmp_path / "capture"
     make(place)
-    with pytest.raises(SystemExit) as leaving:
-        main(["inspect", str(place)])
-    told = capfd.readouterr()
-    assert leaving.value.code == 3
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    assert str(place) in told.err
-    assert says in told.err
+    code, out, err = said(capfd, "inspect", str(place))
+    assert (code, out) == (3, "")
+    assert err.count("\n") == 1
+    assert str(place) in err
+    assert says in err
 
 
 def test_an_error_with_json_is_one_value_on_stdout(tmp_path: Path) -> None:
@@ -131,16 +148,16 @@ def test_an_error_with_json_is_one_value_on_stdout(tmp_path: Path) -> None:
     assert "does not exist" in value["error"]
 
 
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    done = everview("inspect", str(tmp_path / "nothing"), "--debug")
-    assert done.returncode == 3
-    assert "Traceback" in done.stderr
+def test_debug_shows_the_traceback(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code, _, err = said(capfd, "inspect", str(tmp_path / "nothing"), "--debug")
+    assert code == 3
+    assert "Traceback" in err
 
 
-def test_fresh_without_out_is_a_usage_error() -> None:
-    done = everview("doctor", "--fresh")
-    assert done.returncode == 2
-    assert "--out" in done.stderr
+def test_fresh_without_out_is_a_usage_error(capfd: pytest.CaptureFixture[str]) -> None:
+    code, _, err = said(capfd, "inspect", "x", "--fresh")
+    assert code == 2
+    assert "--out" in err
 
 
 def test_doctor_finds_the_test_machine_fit() -> None:
@@ -190,6 +207,8 @@ def test_an_interrupted_verb_says_so_in_its_exit_code_and_its_run(
 
 
 def test_output_has_no_colour_when_it_is_not_a_terminal() -> None:
-    done = everview("doctor", NO_COLOR="1")
-    assert "\x1b[" not in done.stdout + done.stderr
-    assert "\x1b[" not in everview("inspect", "--inptus", NO_COLOR="1").stderr
+    """A finished command's, with its progress, and that of a wrong one."""
+    for words, code in (("procedural://orbit?seed=1&frames=2&size=16", 0), ("--inptus", 2)):
+        done = everview("inspect", words)
+        assert done.returncode == code, done.stderr
+        assert "\x1b[" not in done.stdout + done.stderr
