@@ -29,11 +29,11 @@ def images(root):
 
 
 def mp4(root):
-    return write_video(root / "v.mp4", count=11)
+    return write_video(root / "v.mp4", count=5, key_every=3)
 
 
 def mpegts(root):
-    return write_video(root / "v.ts", count=11)
+    return write_video(root / "v.ts", count=5, key_every=3)
 
 
 def posed_video(root):

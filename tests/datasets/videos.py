@@ -29,8 +29,9 @@ def write_video(
     pictures: Sequence[np.ndarray] | None = None,
     stamps_ms: Sequence[int] | None = None,
     codec: str = "libx264",
+    key_every: int = 8,
 ) -> Path:
-    """Encode pictures with a key frame every 8; 33 ms apart unless `stamps_ms` are given."""
+    """Encode pictures; 33 ms apart unless `stamps_ms` are given."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures = pictures or grey_pictures(count)
     stamps = stamps_ms or [round(k * 100 / 3) for k in range(len(pictures))]
@@ -39,7 +40,7 @@ def write_video(
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = MILLISECOND
-        stream.codec_context.gop_size = 8
+        stream.codec_context.gop_size = key_every
         if codec == "libx264":
             stream.options = {"crf": "10", "preset": "veryfast"}
         for picture, stamp in zip(pictures, stamps, strict=True):
