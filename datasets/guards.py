@@ -16,6 +16,8 @@ import zlib
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,18 @@ MAX_JSON_VALUES = 2_000_000
 MAX_ARRAY_BYTES = 1 * 2**30
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """The bytes of an image file that came without a file. name: what messages call it."""
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
 
 # warnings.catch_warnings changes process-wide state, so only one thread may be inside it.
 _WARNINGS_LOCK = threading.Lock()
@@ -183,16 +197,22 @@ def warnings_as_errors() -> Iterator[None]:
 
 
 @contextmanager
-def image_file(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def image_file(
+    path: Path | EncodedImage,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] = IMAGE_FORMATS,
+) -> Iterator[Image.Image]:
     """An image whose header was checked and whose pixels are still undecoded.
 
     Whatever Pillow raises while the caller decodes becomes a DataError that names the file.
     """
-    regular_file(path)
+    if isinstance(path, Path):
+        regular_file(path)
     try:
         with warnings_as_errors():
             # the header alone: getexif and the like would decode before the size was looked at
-            image = Image.open(path, formats=IMAGE_FORMATS)
+            opened = path if isinstance(path, Path) else BytesIO(path.data)
+            image = Image.open(opened, formats=formats)
         width, height = image.size
     except Image.UnidentifiedImageError:
         raise DataError(f"{path} is not a PNG, JPEG, WebP or TIFF image") from None

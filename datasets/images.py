@@ -8,14 +8,20 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from everview.datasets.errors import DataError
-from everview.datasets.guards import MAX_PIXELS, image_file, load_npy, warnings_as_errors
+from everview.datasets.guards import (
+    MAX_PIXELS,
+    EncodedImage,
+    image_file,
+    load_npy,
+    warnings_as_errors,
+)
 
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
 
 
 def read_colour(
-    path: Path,
+    path: Path | EncodedImage,
     background: Colour = WHITE,
     *,
     orient: bool = False,
@@ -52,7 +58,7 @@ def _to_rgb(image: Image.Image, background: Colour) -> np.ndarray:
 
 
 def read_depth(
-    path: Path,
+    path: Path | EncodedImage,
     unit: float,
     unknown: tuple[float, ...] = (0.0,),
     *,
@@ -63,7 +69,7 @@ def read_depth(
     unit: world units of one stored step (0.001 for millimetres in a metric world).
     unknown: stored values that mean "not measured"; what is negative or not finite is unknown too.
     """
-    if path.suffix.lower() == ".npy":
+    if isinstance(path, Path) and path.suffix.lower() == ".npy":
         stored = load_npy(path, max_pixels * 8 + 4096)
     else:
         with image_file(path, max_pixels) as image:

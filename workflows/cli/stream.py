@@ -28,10 +28,14 @@ class Arguments(CommonFlags, StreamConfig):
 
 
 def run(arguments: Arguments) -> Outcome:
+    return streamed(arguments, part_of(arguments, StreamConfig))
+
+
+def streamed(arguments: CommonFlags, config: StreamConfig) -> Outcome:
+    """Do the job that a verb's arguments come to."""
     from everview.pipeline.runs import default_run_path
     from everview.pipeline.streaming.stream import stream_capture
 
-    config = part_of(arguments, StreamConfig)
     subject = Path(config.capture.partition("?")[0]).name
     out = arguments.out or default_run_path("stream", subject, config)
     with showing_progress(arguments.quiet) as progress:

@@ -31,6 +31,7 @@ VERBS = (
     Verb("inspect", "inspect_capture", "decode a capture and say what is in it and what is wrong"),
     Verb("prepare", "prepare", "captures, videos and meshes into verified shards for training"),
     Verb("stream", "stream", "absorb a capture chunk by chunk and leave a reconstruction"),
+    Verb("serve", "serve", "take frames over a websocket and absorb them as `stream` does"),
     Verb("render", "render", "render novel views of a streamed scene: orbits, spirals, files"),
     Verb("evaluate", "evaluate", "measure held-out views beside the floors, by stated rules"),
     Verb("train", "train", "train a recipe; the same command again continues it"),
