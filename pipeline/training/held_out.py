@@ -22,7 +22,7 @@ from everview.models.scene_model import SceneModel
 from everview.models.schedule import CHUNK_CAUSAL, SET, Schedule
 from everview.models.views import Views
 from everview.pipeline.training.config import DataConfig, EvaluationConfig, World
-from everview.pipeline.training.precision import mixed_precision
+from everview.pipeline.training.precision import mixed_precision, uncompiled
 from everview.pipeline.training.ranks import Ranks
 from everview.pipeline.training.scene_pool import HELD_OUT_SEEDS, RenderScenes, SceneViews
 
@@ -83,7 +83,7 @@ def measure(model: SceneModel, held_out: HeldOut) -> dict[str, float]:
     values: dict[str, Tensor] = {}
     was_training = model.training
     model.eval()
-    with torch.compiler.set_stance("force_eager"), mixed_precision(model.device):
+    with uncompiled(), mixed_precision(model.device):
         for world, scenes in held_out.scenes.items():
             for name, schedule, chunks in held_out.schedules():
                 for picture in PICTURES:

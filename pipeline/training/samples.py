@@ -11,7 +11,7 @@ from torch import Tensor
 
 from everview.models.scene_model import SceneModel
 from everview.pipeline.training.held_out import HeldOut, fixed_episode, known
-from everview.pipeline.training.precision import mixed_precision
+from everview.pipeline.training.precision import mixed_precision, uncompiled
 
 INPUTS_SHOWN = 3
 
@@ -29,7 +29,7 @@ def write_samples(
     model.eval()
     rows: list[Tensor] = []
     causal = next(schedule for name, schedule, _ in held_out.schedules() if name != "set")
-    with torch.compiler.set_stance("force_eager"), mixed_precision(model.device):
+    with uncompiled(), mixed_precision(model.device):
         for world in held_out.scenes.values():
             pictures = []
             for bank in (True, False):
