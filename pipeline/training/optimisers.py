@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from everview.models.scene_model import SceneModel
 from everview.pipeline.training.averaging import WeightAverage, model_with
 from everview.pipeline.training.config import OptimiserConfig
+from everview.pipeline.training.gradient_means import GradientMeans
 from everview.pipeline.training.parameter_groups import HiddenMatrix, split_parameters
 from everview.pipeline.training.pieces import load_pieces, piece_name, whole_sizes
 from everview.pipeline.training.ranks import Ranks
@@ -33,7 +34,6 @@ from everview.pipeline.training.update_rules import (
     judge,
     nesterov,
     orthogonal_update,
-    usable,
 )
 
 MEAN, SQUARE, MOMENTUM, AVERAGE = "mean.", "square.", "momentum.", "average."
@@ -99,6 +99,8 @@ class Optimiser:
         self._rest = [parameter for _, parameter in rest]
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._parameters = list(self._trained.values())
+        self.gradients = GradientMeans(self._parameters, self.ranks)
+        self._added = 0
         device = self._parameters[0].device
         self._sizes = [parameter.numel() for parameter in self._rest]
         self._mean = torch.zeros(sum(self._sizes), device=device)
@@ -115,7 +117,8 @@ class Optimiser:
 
     def backward(self, loss: Tensor, of: int = 1) -> None:
         """See Updater."""
-        (loss / of if of > 1 else loss).backward()
+        self._added += 1
+        self.gradients.backward(loss / of if of > 1 else loss, last=self._added == of)
 
     @torch.no_grad()
     def step(self, factor: float | Tensor) -> Verdict:
@@ -123,10 +126,8 @@ class Optimiser:
 
         factor: a number, or a scalar on the device.
         """
-        for parameter in self._parameters:
-            if parameter.grad is None:  # an unused branch: its matrices still share the batch
-                parameter.grad = torch.zeros_like(parameter)
-        self.ranks.mean_gradients(self._parameters)
+        self._added = 0
+        self.gradients.settle()
         verdict = self._judge()
         for shape, matrices in self._matrices.items():
             self._muon(shape, matrices, verdict, factor * self.config.muon_rate)
@@ -194,8 +195,8 @@ class Optimiser:
         rate: float | Tensor,
     ) -> None:
         gradient = torch.stack([matrix.of(_gradient(matrix.parameter)) for matrix in matrices])
-        gradient, accepted = usable(gradient, verdict), verdict.accepted
-        ahead = nesterov(gradient, self._momentum[shape], accepted, self.config)
+        accepted = verdict.accepted
+        ahead = nesterov(gradient, self._momentum[shape], verdict, self.config)
         update, tall = orthogonal_update(ahead, self.config)
         rate = rate * tall
         values = [matrix.of(matrix.parameter) for matrix in matrices]
@@ -208,8 +209,7 @@ class Optimiser:
         accepted = verdict.accepted
         gradient = torch.cat([_gradient(parameter).flatten() for parameter in self._rest])
         averages = self._mean, self._square, self._accepted_steps
-        update = adamw_update(usable(gradient, verdict), *averages, accepted, self.config)
-        update = update * (rate * accepted)
+        update = adamw_update(gradient, *averages, verdict, rate, self.config)
         if self._decayed:
             torch._foreach_mul_(self._decayed, 1 - self.config.weight_decay * rate * accepted)
         parts = [

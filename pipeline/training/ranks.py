@@ -10,7 +10,7 @@ the same scenes, and `share` counts groups.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,18 +87,23 @@ class Ranks:
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over ranks, in place; the same bits on every rank."""
-        if self.size > 1:
-            torch.distributed.all_reduce(tensor, group=self.group)
-            tensor /= self.size
-        return tensor
+        return self.begin_mean(tensor)()
 
-    @torch.no_grad()
-    def mean_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace every parameter's gradient by its mean over ranks, in one exchange."""
+    def begin_mean(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Begin `mean`, for the call that is returned to end: on a GPU the stream waits then, not
+        the host. Until then the tensor may be neither read nor written."""
         if self.size == 1:
-            return
-        shared = [parameter for parameter in parameters]
-        flat = torch.cat([p.grad.flatten() for p in shared])
-        parts = self.mean(flat).split([p.numel() for p in shared])
-        for parameter, part in zip(shared, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
+            return lambda: tensor
+        exchange = torch.distributed.all_reduce(tensor, group=self.group, async_op=True)
+
+        def end() -> Tensor:
+            exchange.wait()
+            return tensor.div_(self.size)
+
+        return end
+
+    def of_first(self, tensor: Tensor) -> Tensor:
+        """The first rank's `tensor`, which all have of one shape and type."""
+        if self.size > 1:
+            torch.distributed.broadcast(tensor, group=self.group, group_src=0)
+        return tensor

@@ -135,10 +135,7 @@ class Trained:
             optimiser.backward(loss, 1)
             losses.append(float(ranks.mean(loss.detach().clone())))
             if step == 0:
-                for parameter in parameters:
-                    if parameter.grad is None:
-                        parameter.grad = torch.zeros_like(parameter)
-                ranks.mean_gradients(parameters)
+                optimiser.gradients.settle()
                 gradient = _flat([p.grad for p in parameters if p.grad is not None])
             optimiser.step(1.0)
         return Trained(losses, gradient, start, _flat(parameters))
