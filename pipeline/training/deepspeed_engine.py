@@ -214,6 +214,8 @@ def _settings(parallel: ParallelConfig, micro_batches: int) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": parallel.zero, "sub_group_size": everything}
     if parallel.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    elif parallel.zero in (1, 2):  # it would fetch a norm that nobody reads: the host must not wait
+        zero["compute_grad_norm"] = False
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": micro_batches,
@@ -222,4 +224,6 @@ def _settings(parallel: ParallelConfig, micro_batches: int) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
+        # it waits for the device twice a step: the next step's launches are no longer hidden
+        "timers": {"throughput": {"enabled": False}},
     }

@@ -186,6 +186,10 @@ def compile_run(run: TrainRun, report: Reporter) -> None:
 
     started = time.monotonic()
     torch._dynamo.config.recompile_limit = 64  # shapes and chunk plans of one kind of layer
+    if run.config.parallel.zero is not None:
+        # code that was compiled for another run of this process relies on weights that start at
+        # multiples of 16 bytes, and nothing guards that; ZeRO's lie one after another
+        torch._dynamo.reset()
     run.model.compile_blocks(dynamic=False)
     if run.config.parallel.recompute:
         run.model.recompute_blocks()

@@ -34,7 +34,6 @@ from everview.pipeline.training.update_rules import (
     judge,
     nesterov,
     orthogonal_update,
-    usable,
 )
 
 
@@ -69,7 +68,9 @@ class ShardedOptimiser(torch.optim.Optimizer):
         self.shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
         self.names = {id(parameter): name for name, parameter in parameters.items()}
         self._all: list[list[Stretch]] = []
-        super().__init__(list(parameters.values()), {"lr": 1.0})
+        # one after another they start at multiples of 16 bytes, as kernels load, but for a few
+        aligned = sorted(parameters.values(), key=lambda parameter: parameter.numel() % 4 != 0)
+        super().__init__(aligned, {"lr": 1.0})
 
     def divide(self, stretches: Sequence[Sequence[Stretch]], held: Tensor) -> None:
         """Say what every rank holds of which parameter. held: this rank's, flat."""
@@ -161,8 +162,7 @@ class ShardedOptimiser(torch.optim.Optimizer):
 
     def _muon(self, gradient: Tensor, values: Tensor, verdict: Verdict, rate: Any) -> None:
         accepted = verdict.accepted
-        own = usable(_of(gradient, self._hidden), verdict)
-        ahead = nesterov(own, self._momentum, accepted, self.config)
+        ahead = nesterov(_of(gradient, self._hidden), self._momentum, verdict, self.config)
         updates = self._orthogonalised(self._gathered(ahead))
         for stretch in self._hidden:
             update, tall = updates[stretch.name]
@@ -205,9 +205,9 @@ class ShardedOptimiser(torch.optim.Optimizer):
 
     def _adamw(self, gradient: Tensor, values: Tensor, verdict: Verdict, rate: Any) -> None:
         accepted = verdict.accepted
-        own = usable(_of(gradient, self._rest), verdict)
         averages = self._mean, self._square, self._accepted_steps
-        update = adamw_update(own, *averages, accepted, self.config) * (rate * accepted)
+        own = _of(gradient, self._rest)
+        update = adamw_update(own, *averages, verdict, rate, self.config)
         parts = update.split([s.length for s in self._rest])
         for stretch, part in zip(self._rest, parts, strict=True):
             target = values[stretch.place : stretch.place + stretch.length]
