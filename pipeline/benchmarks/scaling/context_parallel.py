@@ -47,19 +47,35 @@ _PICTURE = {"picture": 1.0}
 
 @dataclass(frozen=True)
 class Capture:
-    """A capture to divide. captured: as CUDA graphs, which need room for two steps."""
+    """A capture to divide.
+
+    captured: as CUDA graphs, which need room for two steps. recomputed: activations of a block are
+    made again in the backward pass, without which one rank has no room for more than 131K tokens.
+    """
 
     case: Case
     captured: bool
+    recomputed: bool = False
+
+    @property
+    def form(self) -> str:
+        """How its steps are run, in words."""
+        return ("captured" if self.captured else "one by one") + ", recomputed" * self.recomputed
 
 
 def captures(setting: Setting) -> tuple[Capture, ...]:
-    """On a GPU 65K and 131K tokens. CUDA graphs come last: what hangs there costs no other row."""
+    """On a GPU 65K to 262K tokens as CUDA graphs, as training runs them, and once without."""
     if setting.on_gpu:
         model = stack(14, 768)
         half = Case("14 layers d 768", model, 1, 32, 32, 256, False, "")
-        whole = replace(half, inputs=64, targets=64)
-        return Capture(half, False), Capture(whole, False), Capture(half, True)
+        longer = replace(half, inputs=64, targets=64)
+        longest = replace(half, inputs=128, targets=128)
+        return (
+            Capture(half, True),
+            Capture(longest, True, recomputed=True),
+            Capture(longer, True),
+            Capture(half, False),
+        )
     small = stack(1, 64)
     return (Capture(Case("1 layer d 64", small, 1, 4, 4, 32, False, ""), False),)
 
@@ -123,8 +139,8 @@ def _one_capture(
     ranks, case = exchange.ranks, capture.case
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    alone = _Stepper(case, Ranks(), Exchange(), device, compiled) if ranks.leads else None
-    shared = _Stepper(case, ranks, exchange, device, compiled)
+    alone = _Stepper(capture, Ranks(), Exchange(), device, compiled) if ranks.leads else None
+    shared = _Stepper(capture, ranks, exchange, device, compiled)
     first = {} if alone is None else {"one": alone.losses(COMPARED)}
     exchange.agree(0, [0.0])  # the others wait for the one that compiles by itself
     first["divided"] = shared.losses(COMPARED)
@@ -142,7 +158,7 @@ def _one_capture(
     findings.add(
         case=case.name,
         tokens=case.tokens,
-        form="captured" if capture.captured else "one by one",
+        form=capture.form,
         ratio=times.ratio("one", "divided"),
         losses=first,
         loss_difference=max(apart),
@@ -156,8 +172,14 @@ class _Stepper:
     """Training steps on one episode, by the ranks that divide it or by one."""
 
     def __init__(
-        self, case: Case, ranks: Ranks, exchange: Exchange, device: torch.device, compiled: bool
+        self,
+        capture: Capture,
+        ranks: Ranks,
+        exchange: Exchange,
+        device: torch.device,
+        compiled: bool,
     ) -> None:
+        case = capture.case
         torch.manual_seed(0)
         with torch.device(device):
             self.model = SceneModel(case.config).train()
@@ -168,6 +190,8 @@ class _Stepper:
         optimiser = Optimiser(self.model, config, ranks)
         if compiled:
             self.model.compile_blocks(dynamic=False)
+        if capture.recomputed:
+            self.model.recompute_blocks()
         self.step: Any = partial(training_step, objective, optimiser)
         self.episode = random_episode(case, case.scenes, device)
 
