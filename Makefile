@@ -58,9 +58,9 @@ demo: setup  ## stream a procedural capture, render new views, leave a report (t
 
 test: setup  ## run the test suite; ends with what it skipped and why
 	@export OMP_NUM_THREADS=1 # a worker a core: more threads only get in each other's way
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not ray" $(ARGS)
-	# a Ray wants the machine to itself; 5: none of them was asked for
-	$(PY) -m pytest -m "ray and not long" $(ARGS) || [ $$? = 5 ]
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not ray" $(ARGS)
+	# a Ray wants the machine to itself; other files take long to import; 5: none was asked for
+	$(PY) -m pytest -m "ray and not long" $(or $(ARGS),$$(grep -rl --include='*.py' 'mark\.ray' tests)) || [ $$? = 5 ]
 
 check: setup typing  ## format, lint, types, import rules: what CI runs before the tests
 	@.venv/bin/ruff format --check --quiet . || { .venv/bin/ruff format --check .; exit 1; }
