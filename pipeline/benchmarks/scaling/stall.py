@@ -29,6 +29,8 @@ NAME = "checkpoint stall"
 GOAL = Goal(0.02, at_most=True, unit="%")
 MINUTE_S = 60.0
 ROUNDS = 5
+UNIT_S = 3.0
+"""Steps without a commit, timed at once."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def measure(
         steps_of(run)(EAGER_USES + 2)
         # as rarely as a run fetches its results, but often enough to see the commit end
         together = max(1, min(10, int(0.5 / _step_s(run, 1, 2))))
-        count = max(1, int(3.0 / _step_s(run, together, 1) / together))
+        count = max(1, int(UNIT_S / _step_s(run, together, 1) / together))
         _commit(run, together)  # the first one finds its memory and its folder
         quiet_s = [_step_s(run, together, count)]
         commits: list[Commit] = []

@@ -77,6 +77,7 @@ def half_done(path: Path) -> None:
 
 def test_a_commit_is_weighed_against_steps_without(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(train_run, "render_scenes", render_for_a_run)
+    monkeypatch.setattr(stall, "UNIT_S", 0.3)
     (config,) = stall.runs_to_commit(SMALL)
     stall.measure(0, 1, tmp_path / "found", config, 1, 0.0)
     (line,) = read(tmp_path / "found")
@@ -126,7 +127,7 @@ def test_ways_of_a_run_are_compared_with_the_faster_bare_one(monkeypatch) -> Non
 
 @pytest.mark.ray
 @pytest.mark.long
-def test_the_same_run_goes_bare_with_deepspeed_and_on_ray() -> None:
+def test_the_same_run_goes_bare_with_deepspeed_and_on_ray(no_ray) -> None:
     rows = list(overhead.overhead(SMALL, time.time() + 300))
     assert [row.failure for row in rows] == [None] * 5
     assert all(row.figure is not None for row in rows)

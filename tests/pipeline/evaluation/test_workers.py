@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from everview.models.weight_files import save_weights
-from everview.pipeline.cluster import ClusterConfig, cluster
+from everview.pipeline.cluster import ClusterConfig
 from everview.pipeline.errors import EverviewError, UsageError
 from everview.pipeline.evaluation import run as evaluation_run
 from everview.pipeline.evaluation import spreading
@@ -27,12 +27,6 @@ from tests.pipeline.evaluation.conftest import FolderProtocol, FolderScene, writ
 pytestmark = pytest.mark.ray
 
 TIMED = {"frames_per_s", "latency_ms_p50", "latency_ms_p95", "latency_ms", "duration_s"}
-
-
-@pytest.fixture(scope="module")
-def ray_of_this_module() -> Iterator[None]:
-    with cluster(ClusterConfig(address="local", cpus=2, object_store_mib=190)):
-        yield
 
 
 @pytest.fixture
@@ -95,7 +89,7 @@ def untimed(rows: list[dict]) -> list[dict]:
 
 @pytest.mark.slow
 def test_two_workers_give_bit_for_bit_what_one_gives(
-    ray_of_this_module, walls, weights, tmp_path, one_thread, hand_outs
+    local_ray, walls, weights, tmp_path, one_thread, hand_outs
 ):
     config = EvaluationConfig(protocol="procedural", scenes=3, size=32, weights=weights)
     alone = evaluate(config, tmp_path / "one")
@@ -123,7 +117,7 @@ def test_two_workers_give_bit_for_bit_what_one_gives(
 
 @pytest.mark.slow
 def test_a_killed_worker_costs_one_more_try_and_a_second_death_names_the_scene(
-    ray_of_this_module, walls, weights, tmp_path, hand_outs
+    local_ray, walls, weights, tmp_path, hand_outs
 ):
     times: Counter[str] = Counter()
 
@@ -154,9 +148,7 @@ def test_a_killed_worker_costs_one_more_try_and_a_second_death_names_the_scene(
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_workers_and_is_recorded(
-    ray_of_this_module, walls, weights, tmp_path, hand_outs
-):
+def test_ctrl_c_ends_the_workers_and_is_recorded(local_ray, walls, weights, tmp_path, hand_outs):
     def interrupt(pid: int, name: str) -> None:
         os.kill(pid, signal.SIGINT)  # a terminal tells the whole group: a worker doesn't care
         signal.raise_signal(signal.SIGINT)
@@ -178,7 +170,7 @@ def test_ctrl_c_ends_the_workers_and_is_recorded(
 
 @pytest.mark.slow
 def test_a_worker_that_cannot_start_ends_the_run_with_its_reason(
-    ray_of_this_module, walls, weights, tmp_path, monkeypatch
+    local_ray, walls, weights, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(Task, "to_json", lambda task: "{}")
     config = EvaluationConfig(protocol="procedural", scenes=3, size=32, weights=weights)

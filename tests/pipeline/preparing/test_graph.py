@@ -22,7 +22,7 @@ def files(folder):
     }
 
 
-def test_two_workers_make_what_one_process_makes_and_isolate_what_fails(tmp_path):
+def test_two_workers_make_what_one_process_makes_and_isolate_what_fails(tmp_path, local_ray):
     unposed = write_pictures(tmp_path / "unposed")
     sources = [capture(seed=0, frames=3), str(unposed), capture(seed=1, frames=2)]
     config = PrepareConfig(sources=tuple(sources), size=32, image_format="png")

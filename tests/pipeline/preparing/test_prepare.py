@@ -138,7 +138,7 @@ class Cut(BaseException):
 
 @pytest.mark.parametrize("after", [False, True])
 def test_cut_at_any_write_the_same_command_makes_the_same_set(tmp_path, monkeypatch, after):
-    sources = [capture(seed=seed, frames=2) for seed in range(3)]
+    sources = [write_walk(tmp_path / f"walk-{number}", 2) for number in range(3)]
     whole = content(made(tmp_path / "whole", *sources).run)
     write = LocalPlace.write
     writes = 7  # a shard and a receipt a source, and the manifest

@@ -14,7 +14,6 @@ import psutil
 import pytest
 import torch
 
-from everview.pipeline.cluster import ClusterConfig, cluster
 from everview.pipeline.errors import UsageError
 from everview.pipeline.training.checkpoints import newest
 from everview.pipeline.training.cluster_run import train_on_cluster
@@ -32,18 +31,18 @@ pytestmark = pytest.mark.ray
 
 STEPS = 40
 DEADLINE_S = 240.0
-WHERE = ClusterConfig(cpus=2, object_store_mib=200)
 
 
 def small_run(steps: int = STEPS) -> TrainConfig:
-    """`tiny`, in steps, with a commit every second."""
+    """`tiny` with few pixels, in steps, with commits in their midst."""
     tiny = find_recipe("tiny")()
     return replace(
         tiny,
         budget=Budget(steps=steps),
+        data=replace(tiny.data, size=16),
         parallel=replace(tiny.parallel, timeout_s=30.0),
         device="cpu",
-        commit_every_s=1.0,
+        commit_every_s=0.3,
         report_every=1,
     )
 
@@ -75,13 +74,6 @@ def step_of(out: Path) -> int:
     return max((line["step"] for line in Curve.read(out / CURVE)), default=0)
 
 
-@pytest.fixture(scope="module")
-def ray():
-    """One Ray for all tests here."""
-    with cluster(WHERE):
-        yield
-
-
 def two_ranks(rank: int, size: int, out: Path) -> None:
     """The run, or what is left of it, by processes that nobody watches or restarts."""
     train(small_run(), out, exchange=open_exchange(1, 60.0))
@@ -106,7 +98,7 @@ def assert_ended_like(untouched: Path, out: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray")
+@pytest.mark.usefixtures("local_ray")
 def test_a_run_whose_worker_is_killed_ends_like_one_that_never_was(untouched, tmp_path):
     """SIGKILL to one of two workers after step 15: no step is missing, none is different."""
     killed: list[int] = []
@@ -125,7 +117,7 @@ def test_a_run_whose_worker_is_killed_ends_like_one_that_never_was(untouched, tm
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray")
+@pytest.mark.usefixtures("local_ray")
 @pytest.mark.long
 def test_sigterm_to_a_worker_saves_and_the_run_goes_on(untouched, tmp_path):
     """The run ends unfinished with its last step committed; what is left needs no cluster."""

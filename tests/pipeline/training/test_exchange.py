@@ -78,7 +78,7 @@ time.sleep(120)
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def hanging_keeper() -> Iterator[Exchange]:
     """Rank 1 of two, whose store is kept by a rank 0 that has just stopped for ever."""
     keeper = subprocess.Popen([sys.executable, "-c", KEEPER], stdout=subprocess.PIPE, text=True)

@@ -50,7 +50,7 @@ class Nodes:
 
 
 @pytest.fixture
-def nodes() -> Iterator[Nodes]:
+def nodes(no_ray: None) -> Iterator[Nodes]:
     """A head that trains nothing and two nodes with room for one rank each."""
     import ray
     from ray.cluster_utils import Cluster

@@ -43,6 +43,7 @@ SHARED_AT_ONCE = replace(
     data=replace(SHARED.data, schedules=(("chunk_causal", 1.0), ("set", 1.0))),
 )
 """All chunks' directions in one batch."""
+SHARING = {"shared": SHARED, "at once": SHARED_AT_ONCE}
 BLIND = ("layers.1.rates.bias",)
 """Rates' common factor, which Newton-Schulz takes out again: the gradient is rounding, and AdamW
 makes whole steps of it."""
@@ -125,6 +126,19 @@ def alone(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory) -> Path:
+    """One start of two processes for every way in which they train, and the beginning of a run
+    that others go on with. ZeRO 3 divides everything there is to divide."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    zero = replace(CONFIG, parallel=ParallelConfig(zero=3, micro_scenes=1, offload=True))
+    divided = replace(CONFIG, parallel=ParallelConfig(zero=1))
+    run_ranks(ranked_train, 2, folder, (CONFIG, "plain", STEPS), (zero, "zero", STEPS),
+              *((config, name, STEPS) for name, config in SHARING.items()),
+              (divided, "moved", 2))  # fmt: skip
+    return folder
+
+
 def test_shares_of_a_batch_are_the_batch():
     """Two ranks' episodes, interleaved, are the one rank's: every tensor, every step's."""
     whole = Feeder(ScenePool(CONFIG.data, 3, CPU, render_planes), 3)
@@ -172,33 +186,29 @@ def test_micro_batches_and_recomputed_activations_change_nothing(alone, tmp_path
 
 @pytest.mark.slow
 def test_two_ranks_train_what_one_trains_plain_divided_by_zero_and_sharing_captures(
-    alone, tmp_path, monkeypatch
+    alone, two_ranks, tmp_path, monkeypatch
 ):
-    """One start of two processes for three ways; ZeRO 3 divides everything there is to divide."""
     monkeypatch.setattr(train_run, "render_scenes", render_for_a_run)
-    zero = replace(CONFIG, parallel=ParallelConfig(zero=3, micro_scenes=1, offload=True))
-    shared = {"shared": SHARED, "at once": SHARED_AT_ONCE}
-    run_ranks(ranked_train, 2, tmp_path, (CONFIG, "plain", STEPS), (zero, "zero", STEPS),
-              *((config, name, STEPS) for name, config in shared.items()))  # fmt: skip
-    assert_same_run(alone, tmp_path / "plain")
-    assert_same_run(alone, tmp_path / "zero")
+    assert_same_run(alone, two_ranks / "plain")
+    assert_same_run(alone, two_ranks / "zero")
     half = CONFIG.data.shapes[0].scenes // 2
     train(replace(CONFIG, parallel=ParallelConfig(micro_scenes=half)), tmp_path / "accumulated")
-    assert_equal_run(tmp_path / "plain", tmp_path / "accumulated")
-    for name, config in shared.items():
+    assert_equal_run(two_ranks / "plain", tmp_path / "accumulated")
+    for name, config in SHARING.items():
         train(replace(config, parallel=ParallelConfig()), tmp_path / f"{name}, whole")
-        assert_same_run(tmp_path / f"{name}, whole", tmp_path / name)
+        assert_same_run(tmp_path / f"{name}, whole", two_ranks / name)
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_ranks(alone, tmp_path, monkeypatch):
+def test_a_run_goes_on_with_another_number_of_ranks(alone, two_ranks, monkeypatch):
     """Two steps on two ranks, Muon's momentum divided; two on one; two on two."""
-    divided = replace(CONFIG, parallel=ParallelConfig(zero=1))
-    run_ranks(ranked_train, 2, tmp_path, (divided, "run", 2))
+    run = two_ranks / "moved"
+    assert losses(run)[-1]["step"] == 2
     monkeypatch.setattr(train_run, "render_scenes", render_for_a_run)
-    train(CONFIG, tmp_path / "run", stop_signal=StopAt(tmp_path / "run", 4))
-    run_ranks(ranked_train, 2, tmp_path, (CONFIG, "run", STEPS))
-    assert_same_run(alone, tmp_path / "run")
+    train(CONFIG, run, stop_signal=StopAt(run, 4))
+    assert losses(run)[-1]["step"] == 4
+    run_ranks(ranked_train, 2, two_ranks, (CONFIG, "moved", STEPS))
+    assert_same_run(alone, run)
 
 
 def test_chunks_that_ranks_cannot_divide_are_refused():

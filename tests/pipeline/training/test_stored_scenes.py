@@ -176,15 +176,12 @@ def test_what_does_not_fit_is_said(places, tmp_path):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ray_data_makes_the_blocks_that_threads_make(places):
-    from everview.pipeline.cluster import ClusterConfig, cluster
-
+def test_ray_data_makes_the_blocks_that_threads_make(places, local_ray):
     sets = StoredScenes(data(places), 0)
-    plain = list(islice(block_stream.block_stream(sets.make, count(3)), 5))
-    with cluster(ClusterConfig(cpus=2, object_store_mib=200)):
-        stream = block_stream.block_stream(sets.make, count(3))
-        fed = list(islice(stream, 5))
-        stream.close()
+    plain = list(islice(block_stream._by_threads(sets.make, count(3), 2), 5))
+    stream = block_stream.block_stream(sets.make, count(3))
+    fed = list(islice(stream, 5))
+    stream.close()
     for ours, theirs in zip(fed, plain, strict=True):
         assert torch.equal(ours.images, theirs.images)
         assert torch.equal(ours.depth, theirs.depth)
