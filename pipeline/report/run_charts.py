@@ -32,7 +32,10 @@ def _over_frames(rows: Sequence[dict[str, Any]]) -> list[Chart | None]:
     return [
         line_chart(
             "Latency",
-            [_series("arrival to absorbed", inputs, "latency_ms")],
+            [
+                _series("arrival to absorbed", inputs, "latency_ms"),
+                _series("its chunk's update", inputs, "absorb_ms"),
+            ],
             "frame",
             "ms",
             "From a frame's arrival to its place in the memory",
@@ -48,10 +51,13 @@ def _over_frames(rows: Sequence[dict[str, Any]]) -> list[Chart | None]:
         ),
         line_chart(
             "Foreseen",
-            [_series("first frame of a chunk", inputs, "residual")],
+            [
+                _series("picture", inputs, "residual"),
+                _series("memory alone", inputs, "memory_residual"),
+            ],
             "frame",
             "dB",
-            "PSNR of a chunk's first frame before the chunk is absorbed",
+            "PSNR of frames of each chunk, drawn before the chunk is absorbed",
             least_span=_LEAST_DB,
         ),
         line_chart(

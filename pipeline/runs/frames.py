@@ -22,7 +22,10 @@ from everview.pipeline.runs.plain import as_plain
 FILE_NAME = "frames.parquet"
 JOURNAL_NAME = "frames.jsonl"
 
-# Column -> type; a column that a verb doesn't fill is null. `gate` is the write gate's verdict.
+# Column -> type; a column that a verb doesn't fill is null. `sequence`: the sender's number.
+# `latency_ms`: from arrival to absorbed; `absorb_ms`: of the whole chunk's update. `residual`: PSNR
+# predicted before the frame was learned, `memory_residual`: of the memory alone. `gate`: the write
+# gate's verdict (accepted, rectified, rejected), with its reason and the number that decided.
 COLUMNS: dict[str, pa.DataType] = {
     "id": pa.int64(),
     "name": pa.string(),
@@ -30,9 +33,14 @@ COLUMNS: dict[str, pa.DataType] = {
     "role": pa.string(),
     "chunk": pa.int64(),
     "time_s": pa.float64(),
+    "sequence": pa.int64(),
     "latency_ms": pa.float64(),
+    "absorb_ms": pa.float64(),
     "residual": pa.float64(),
+    "memory_residual": pa.float64(),
     "gate": pa.string(),
+    "gate_reason": pa.string(),
+    "gate_measured": pa.float64(),
     "state_mib": pa.float64(),
     "rss_mib": pa.float64(),
     "psnr": pa.float64(),
@@ -78,7 +86,7 @@ def read_frames(folder: Path | str, limit_rows: int = 1_000_000) -> list[dict[st
 class FrameLog:
     """The rows of a run in progress: `append` each, `finish` once.
 
-    A log opened on an unfinished run continues it; `keep_through(id)` first drops the rows that
+    A log opened on an unfinished run continues it; `keep_first(count)` first drops the rows that
     the run will produce again, because its last snapshot is older than they are.
     """
 
@@ -98,15 +106,14 @@ class FrameLog:
             self._handle.write(json.dumps(as_plain(dict(row)), allow_nan=False) + "\n")
             self._handle.flush()
 
-    def keep_through(self, last_id: int) -> None:
-        """Drop rows whose id is greater than `last_id` (-1 drops all)."""
+    def keep_first(self, count: int) -> None:
+        """Drop all rows after the first `count`."""
         self.close()
         if not self.journal.exists():
             return
         with replacing(self.journal) as temporary, temporary.open("w", encoding="utf-8") as kept:
-            for row in _journal_rows(self.journal):
-                if row["id"] is not None and row["id"] <= last_id:
-                    kept.write(json.dumps(row) + "\n")
+            for row in itertools.islice(_journal_rows(self.journal), count):
+                kept.write(json.dumps(row) + "\n")
 
     def close(self) -> None:
         """Close the journal; `append` opens it again."""

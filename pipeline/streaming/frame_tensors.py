@@ -11,28 +11,37 @@ from torch import Tensor
 from everview.datasets.cameras import Camera
 from everview.datasets.captures import Frame
 
-_NUMBERS = 1 + 1 + 4 + 16  # index, time, intrinsics, pose
+_NUMBERS = 1 + 1 + 2 + 4 + 16  # index, time, the camera's size, intrinsics, pose
 
 
 def frames_to_tensors(frames: Sequence[Frame]) -> dict[str, Tensor]:
-    """images uint8 [N, H, W, 3], numbers float64 [N, 22], names uint8 (UTF-8, newline between),
-    depth float32 [N, H, W] if any frame has it (0 where unknown). Every frame has a camera."""
+    """images [N, H, W, 3] as they are (uint8), numbers float64 [N, 24] with NaN for what isn't
+    known, names uint8 (UTF-8, newline between); depth float32 [N, H, W] (0 where unknown) and mask
+    bool [N, H, W] if any frame has one."""
     if not frames:
         return {"numbers": torch.zeros(0, _NUMBERS, dtype=torch.float64)}
-    rows = np.empty((len(frames), _NUMBERS))
+    rows = np.full((len(frames), _NUMBERS), np.nan)
     for row, frame in zip(rows, frames, strict=True):
-        camera = frame.camera
-        row[0], row[1] = frame.index, np.nan if frame.time_s is None else frame.time_s
-        row[2:6] = camera.fx, camera.fy, camera.cx, camera.cy
-        row[6:] = camera.c2w_cv.ravel()
+        row[0] = frame.index
+        if frame.time_s is not None:  # NaN is "no time" in here, and no time stamp
+            row[1] = np.inf if np.isnan(frame.time_s) else frame.time_s
+        if (camera := frame.camera) is not None:
+            row[2:4] = camera.width, camera.height
+            row[4:8] = camera.fx, camera.fy, camera.cx, camera.cy
+            row[8:] = camera.c2w_cv.ravel()
     names = "\n".join(frame.name.replace("\n", " ") for frame in frames).encode()
     tensors = {
         "images": torch.from_numpy(np.stack([frame.image for frame in frames])),
         "numbers": torch.from_numpy(rows),
         "names": torch.from_numpy(np.frombuffer(names or b" ", np.uint8).copy()),
     }
-    depth = stacked_depth(frames)
-    return tensors if depth is None else {**tensors, "depth": torch.from_numpy(depth)}
+    if (depth := stacked_depth(frames)) is not None:
+        tensors["depth"] = torch.from_numpy(depth)
+    if any(frame.mask is not None for frame in frames):
+        blank = np.ones(frames[0].image.shape[:2], bool)
+        masks = np.stack([blank if frame.mask is None else frame.mask for frame in frames])
+        tensors["mask"] = torch.from_numpy(masks)
+    return tensors
 
 
 def frames_from_tensors(tensors: dict[str, Tensor]) -> list[Frame]:
@@ -40,21 +49,28 @@ def frames_from_tensors(tensors: dict[str, Tensor]) -> list[Frame]:
     rows = tensors["numbers"].numpy()
     if not len(rows):
         return []
-    images = tensors["images"].numpy()
+    if rows.ndim != 2 or rows.shape[1] != _NUMBERS:
+        raise ValueError(f"frames' numbers of shape {rows.shape}, expected [frames, {_NUMBERS}]")
     names = bytes(tensors["names"].numpy()).decode().split("\n")
-    depth = tensors["depth"].numpy() if "depth" in tensors else [None] * len(rows)
-    height, width = images.shape[1:3]
+    images = tensors["images"].numpy()
+    known = {name: tensors[name].numpy() for name in ("depth", "mask") if name in tensors}
     return [
         Frame(
             index=int(row[0]),
             name=name,
             image=image,
-            camera=Camera.of_row(width, height, row[2:6], row[6:].reshape(4, 4)),
+            camera=_camera(row),
             time_s=None if np.isnan(row[1]) else float(row[1]),
-            depth=known,
+            **{part: values[place] for part, values in known.items()},
         )
-        for row, name, image, known in zip(rows, names, images, depth, strict=True)
+        for place, (row, name, image) in enumerate(zip(rows, names, images, strict=True))
     ]
+
+
+def _camera(row: np.ndarray) -> Camera | None:
+    if np.isnan(row[2]):
+        return None
+    return Camera.of_row(int(row[2]), int(row[3]), row[4:8].tolist(), row[8:].reshape(4, 4))
 
 
 def stacked_depth(frames: Sequence[Frame]) -> np.ndarray | None:

@@ -1,82 +1,58 @@
-"""What a session does with frames and updates, as values: chunking, the write gate, the probes."""
+"""What a session does with frames and updates, as values; recorded in `run.json`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import numpy as np
+from dataclasses import dataclass, field
 
 from everview.pipeline.errors import UsageError
-
-if TYPE_CHECKING:  # a command line is parsed with this module, and torch takes seconds to import
-    from torch import Tensor
-
-    from everview.datasets.captures import Frame
-
-ACCEPTED = "accepted"
+from everview.pipeline.streaming.gate.thresholds import GateThresholds
 
 
 @dataclass(frozen=True)
-class WriteGate:
-    """Keeps out what would spoil the memory. A verdict is `accepted` or the reason in words.
+class Order:
+    """What is done about frames that come twice, out of order, or not at all. Raises UsageError."""
 
-    darkest: a frame whose brightest pixel is below this (0 to 255) shows nothing: a closed lens or
-    a decoder that lost its reference.
-    """
+    window: int = 8
+    """arrivals held back at most while a number before them is missing: a sender whose order is off
+    by up to this many places changes nothing, and a lost frame delays the others by this many"""
+    time_gap_s: float = 1.0
+    """seconds between two time stamps that are an event, unless four times the usual is more"""
 
-    darkest: int = 8
+    def __post_init__(self) -> None:
+        if not 0 <= self.window <= 1024:
+            raise UsageError(f"window {self.window}: 0 to 1024 frames")
+        if not self.time_gap_s > 0:
+            raise UsageError(f"time_gap_s {self.time_gap_s}: above 0")
 
-    def judge_frame(
-        self, frame: Frame, size: tuple[int, int] | None, previous: Frame | None
-    ) -> str:
-        """Verdict on a frame that has been resized.
 
-        size: width and height of the session's frames so far. previous: the last accepted frame.
-        """
-        if frame.camera is None:
-            return "no camera"
-        if size is not None and (frame.camera.width, frame.camera.height) != size:
-            return f"size changed to {frame.camera.width}x{frame.camera.height}"
-        if int(frame.image.max()) < self.darkest:
-            return "black"
-        if previous is not None and _is_repeat(frame, previous):
-            return "repeat of the frame before"
-        return ACCEPTED
+@dataclass(frozen=True)
+class Prequential:
+    """Every chunk is predicted before it is learned, and the prediction scored."""
 
-    def judge_state(self, tensors: dict[str, Tensor]) -> str:
-        """Verdict on the state after a chunk; a state that is not finite is never published."""
-        for name, tensor in tensors.items():
-            # NaN means "unknown" in clocks and times; weights, momentum, norms have no unknowns
-            if not name.startswith("layers.") or not tensor.is_floating_point():
-                continue
-            if not tensor.isfinite().all():
-                return f"{name} is not finite"
-        return ACCEPTED
+    views: int = 2
+    """frames of each chunk that are drawn, evenly taken, with and without the frame bank (0: none).
+    Two of 128 px cost about a sixth of a chunk of eight on two CPU cores"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.views <= 64:
+            raise UsageError(f"views {self.views}: 0 to 64 frames of a chunk")
 
 
 @dataclass(frozen=True)
 class StreamPolicies:
-    """How a session runs. Recorded in `run.json`; the same policies repeat the run.
-
-    chunk_frames: frames absorbed by one update. retention_views: frames of the first chunk that
-    are rendered again after every later chunk, to see what is forgotten (0: none). has_residual:
-    render one frame of each chunk before learning it (prequential PSNR). snapshot_every_s: seconds
-    between snapshots (0: after every chunk); one is always taken at the end.
-    """
+    """How a session runs; the same policies repeat the run. Raises UsageError."""
 
     chunk_frames: int = 8
+    """frames absorbed by one update"""
     retention_views: int = 2
-    has_residual: bool = True
+    """frames of the first chunk that are rendered again after every later one, to see what is
+    forgotten (0: none)"""
     snapshot_every_s: float = 20.0
-    gate: WriteGate = WriteGate()
+    """seconds between snapshots (0: after every frame); one is always taken at the end"""
+    order: Order = field(default_factory=Order)
+    prequential: Prequential = field(default_factory=Prequential)
+    gate: GateThresholds = field(default_factory=GateThresholds)
 
     def __post_init__(self) -> None:
         if self.chunk_frames < 1:
             raise UsageError(f"chunk_frames {self.chunk_frames}: a chunk has at least one frame")
-
-
-def _is_repeat(frame: Frame, previous: Frame) -> bool:
-    """The same picture from the same place: a frozen source. Time passing adds nothing to it."""
-    same_place = np.array_equal(frame.camera.c2w_cv, previous.camera.c2w_cv)
-    return same_place and np.array_equal(frame.image, previous.image)

@@ -14,7 +14,7 @@ from everview.models.weight_files import WeightsError, load_model
 from everview.pipeline.errors import EnvironmentUnfit, InputRejected
 from everview.pipeline.rendering.survey import Survey, survey
 from everview.pipeline.runs import read_run
-from everview.pipeline.streaming.session import read_state
+from everview.pipeline.streaming.published import read_state
 from everview.pipeline.streaming.snapshots import load_snapshot
 from everview.pipeline.streaming.trajectory import Trajectory
 

@@ -1,13 +1,15 @@
 """A session: one live stream, absorbed chunk by chunk, that can be looked into at any time.
 
-    push    a frame joins the pending chunk; a full chunk goes through the model (large-chunk
-            test-time training) and the new state is published by swapping one reference
+    push    a frame joins the pending chunk, if the write gate lets it; a full chunk is predicted,
+            scored, and then goes through the model (large-chunk test-time training); the new state
+            is published by swapping one reference
+    receive the same for whatever arrives: numbered, in any order, twice, or not decodable
     render  reads whatever is published: it may run in another thread, beside `push`
-    snapshot / restore  everything needed to go on bit for bit, pending frames included
-    finish  absorbs what is pending
+    snapshot / restore  everything needed to go on bit for bit, frames that wait included
+    finish  absorbs what waits and what is pending
 
-Chunk boundaries follow from the count of accepted frames alone, never from arrival times, and are
-recorded: the same frames give the same state, killed and resumed or not.
+Chunk boundaries follow from the order of the numbers and the gate's verdicts alone, never from
+arrival times, and are recorded: the same frames give the same state, killed and resumed or not.
 """
 
 from __future__ import annotations
@@ -15,8 +17,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +25,19 @@ import numpy as np
 import torch
 
 from everview.datasets.cameras import Camera, Cameras
-from everview.datasets.captures import Frame, Scale
+from everview.datasets.captures import Frame
 from everview.datasets.errors import DataError
-from everview.models.captured import Answer, answering, writing
+from everview.models.captured import answering, writing
 from everview.models.gauge import Gauge, GaugeError, fit_gauge
 from everview.models.scene_model import SceneModel
-from everview.models.state import (
-    SceneState,
-    StateError,
-    state_bytes,
-    state_from_tensors,
-    state_to_tensors,
-    to_device,
-)
+from everview.models.state import SceneState, state_bytes, state_to_tensors
 from everview.pipeline.errors import InputRejected
-from everview.pipeline.rendering.renderer import (
-    RenderedView,
-    SceneRenderer,
-    image_tensor,
-    time_tensor,
-)
+from everview.pipeline.rendering.renderer import RenderedView, image_tensor, time_tensor
 from everview.pipeline.runs import FrameLog
+from everview.pipeline.streaming.arrivals import Arrival
+from everview.pipeline.streaming.feeder import DROPPED
 from everview.pipeline.streaming.floors import RunningColour
+from everview.pipeline.streaming.foresight import Foreseen, Foresight
 from everview.pipeline.streaming.frame_tensors import (
     frames_from_tensors,
     frames_to_tensors,
@@ -53,44 +45,18 @@ from everview.pipeline.streaming.frame_tensors import (
     under_prefix,
     with_prefix,
 )
+from everview.pipeline.streaming.gate.verdicts import Verdict
+from everview.pipeline.streaming.gate.write_gate import WriteGate
+from everview.pipeline.streaming.intake import Intake, Turn
 from everview.pipeline.streaming.memory_use import resident_mib
-from everview.pipeline.streaming.policies import ACCEPTED, StreamPolicies
-from everview.pipeline.streaming.retention import RetentionProbe, image_psnr
+from everview.pipeline.streaming.pending import Pending
+from everview.pipeline.streaming.policies import StreamPolicies
+from everview.pipeline.streaming.published import Published, World, read_state
+from everview.pipeline.streaming.retention import RetentionProbe
+from everview.pipeline.streaming.sampled import Sampled
 from everview.pipeline.streaming.snapshots import Snapshot, commit_snapshot
 from everview.pipeline.streaming.trajectory import Trajectory
 from everview.pipeline.training.precision import mixed_precision
-
-
-@dataclass(frozen=True)
-class World:
-    """What is known of the capture's world before its first frame, for the gauge.
-
-    scale: its unit. points_world: sparse points float32 [N, 3], if the source has any.
-    """
-
-    scale: Scale = "up_to_scale"
-    points_world: np.ndarray | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Published:
-    """A state that readers may use while the next chunk is absorbed. Never changes."""
-
-    model: SceneModel
-    state: SceneState
-    num_chunks: int
-    answer: Answer
-
-    @cached_property
-    def renderer(self) -> SceneRenderer:
-        """Frozen when first looked at; two threads that come together freeze twice, harmlessly."""
-        return SceneRenderer(self.model, self.state, self.answer)
-
-
-@dataclass(frozen=True, eq=False)
-class _Pending:
-    frame: Frame
-    arrived: float
 
 
 class Session:
@@ -109,64 +75,114 @@ class Session:
         self.model, self.policies, self.out = model, policies, Path(out)
         self.world = world or World()
         self.weights_name = weights_name
+        self.intake = Intake(policies.order, self.out)
+        self.gate = WriteGate(policies.gate)
+        self.foresight = Foresight(policies.prequential.views)
         self.trajectory = Trajectory()
         self.colour = RunningColour()
         self.retention = RetentionProbe()
         self.chunk_sizes: list[int] = []
         self.refused: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
         self.num_seen = 0
         self.cursor: dict[str, Any] | None = None
         self.gauge: Gauge | None = None
         self.absorb_s = 0.0
-        self.latencies_ms: list[float] = []
+        self.latencies, self.chunk_latencies = Sampled(), Sampled()
         self._published: Published | None = None
         self._answer, self._write = answering(model), writing(model)
-        self._pending: list[_Pending] = []
+        self._pending: list[Pending] = []
         self._waiting_rows: list[dict[str, Any]] = []
-        self._previous: Frame | None = None
-        self._last_row = -1
+        self._num_rows = 0
         self._log = FrameLog(self.out)
         self._snapshot_at = time.monotonic()
 
     # --- taking frames in ---
 
-    def push(self, frame: Frame, cursor: dict[str, Any] | None = None) -> str:
-        """Take one frame, already at the model's size; returns the gate's verdict on it.
+    def push(
+        self, frame: Frame, cursor: dict[str, Any] | None = None, sequence: int | None = None
+    ) -> Verdict:
+        """Take one frame, already at the model's size; returns what became of it.
 
-        cursor: the capture's state just after this frame, kept for snapshots. Absorbs a chunk when
-        this frame completes one. Raises DataError when the first chunk has no usable gauge.
+        cursor: the capture's state just after this frame, kept for snapshots. sequence: as the
+        sender numbered it; else the next number. Absorbs a chunk when a frame completes one. Raises
+        DataError when the first chunk has no usable gauge.
         """
-        size = None
-        if self._previous is not None:
-            size = (self._previous.image.shape[1], self._previous.image.shape[0])
-        verdict = self.policies.gate.judge_frame(frame, size, self._previous)
-        self.cursor = cursor
-        self.num_seen += 1
-        if verdict != ACCEPTED:
-            self.refused[verdict] += 1
-            self._waiting_rows.append(_row(frame, gate=verdict))
-            return verdict
-        self._previous = frame
-        self.trajectory.append(frame, is_held_out=False)
-        self.colour.add(frame)
-        self._pending.append(_Pending(frame, time.monotonic()))
-        if len(self._pending) == self.policies.chunk_frames:
-            self._absorb()
+        number = self.intake.next_number if sequence is None else sequence
+        return self.receive(Arrival(number, frame, time.monotonic(), cursor=cursor or {}))
+
+    def hold_out(
+        self, frame: Frame, cursor: dict[str, Any] | None = None, sequence: int | None = None
+    ) -> Verdict:
+        """Pass over a frame that is kept for comparison: its camera is noted, its image is not."""
+        number = self.intake.next_number if sequence is None else sequence
+        arrival = Arrival(number, frame, time.monotonic(), cursor=cursor or {})
+        return self.receive(arrival, is_held_out=True)
+
+    def receive(self, arrival: Arrival, is_held_out: bool = False) -> Verdict:
+        """Take whatever arrived, in any order, as often as it comes; returns what became of it.
+
+        A frame whose turn has not come waits; when it comes, its verdict is in its row. Whatever
+        arrives here has its effect once, also across snapshots. Raises DataError as `push` does.
+        """
+        self.cursor = arrival.cursor or None
+        verdict, turns = self.intake.receive(arrival, is_held_out)
+        for turn in turns:
+            taken = self._take(turn)
+            if turn.arrival is arrival:
+                verdict = taken
+        assert verdict is not None
         return verdict
 
-    def hold_out(self, frame: Frame, cursor: dict[str, Any] | None = None) -> None:
-        """Pass over a frame that is kept for comparison: its camera is noted, its image is not."""
-        self.cursor = cursor
-        self.num_seen += 1
-        if frame.camera is not None:
-            self.trajectory.append(frame, is_held_out=True)
-
     def finish(self) -> None:
-        """Absorb what is pending, however few frames, and write their rows."""
+        """Absorb what waits and what is pending, however few frames, and write their rows."""
+        for turn in self.intake.drain():
+            self._take(turn)
         if self._pending:
             self._absorb()
         self._flush_rows([])
         self._log.close()
+        self.intake.events.close()
+
+    def _take(self, turn: Turn) -> Verdict:
+        """An arrival whose turn it is."""
+        arrival = turn.arrival
+        self.num_seen += 1
+        if arrival.frame is None:
+            reason = "dropped" if arrival.problem == DROPPED else "unreadable"
+            self._count(Verdict("rejected", reason))
+            return Verdict("rejected", arrival.problem or reason)
+        if turn.is_held_out:
+            self.counts["held out"] += 1
+            if arrival.frame.camera is not None:
+                self.trajectory.append(arrival.frame, is_held_out=True)
+            return Verdict("held out")
+        judged = self.gate.judge(arrival.frame, self._predict)
+        verdict, frame = judged.verdict, judged.frame
+        pending = Pending(frame, arrival.arrived_s, arrival.sequence, verdict)
+        self._count(verdict)
+        if judged.gave_way:
+            self.intake.note("gave way", sequence=arrival.sequence, reason=verdict.reason)
+        if not verdict.is_written:
+            self._waiting_rows.append(pending.row())
+            return verdict
+        self.trajectory.append(frame, is_held_out=False)
+        self.colour.add(frame)
+        self._pending.append(pending)
+        if len(self._pending) == self.policies.chunk_frames:
+            self._absorb()
+        return verdict
+
+    def _count(self, verdict: Verdict) -> None:
+        self.counts[verdict.kind] += 1
+        if not verdict.is_written:
+            self.refused[verdict.reason] += 1
+
+    def _predict(self, frame: Frame) -> np.ndarray | None:
+        """What the memory expects a frame's camera to see; the gate asks when it doubts."""
+        if self._published is None:
+            return None
+        return self.render(frame.camera, frame.time_s).image
 
     # --- looking in ---
 
@@ -187,6 +203,16 @@ class Session:
         """The scene from `camera` (sides multiples of the patch) at `time_s`, as of now."""
         return next(iter(self.published.renderer.render([camera], [time_s])))
 
+    def account(self) -> dict[str, int]:
+        """What became of everything that arrived: received; duplicate, late, gaps, missing,
+        unreadable, dropped; held out, accepted, rectified, rejected."""
+        return {**self.intake.counts, **self.counts}
+
+    @property
+    def latencies_ms(self) -> list[float]:
+        """From arrival to absorbed, of frames evenly taken from the whole stream."""
+        return self.latencies.values
+
     def state_mib(self) -> float:
         """Size of everything the state holds."""
         return 0.0 if self._published is None else state_bytes(self._published.state) / 2**20
@@ -196,29 +222,38 @@ class Session:
     def _absorb(self) -> None:
         chunk = [pending.frame for pending in self._pending]
         probe_begin = time.monotonic()
-        residual = self._prequential_psnr(chunk)
+        foreseen: dict[int, Foreseen] = {}
+        if self._published is not None:
+            foreseen = self.foresight.measure(chunk, self._published.renderer)
         begin = time.monotonic()
-        verdict = self._observe(chunk)
+        state_verdict = self._observe(chunk)
         done = time.monotonic()
         self.absorb_s += done - begin
         number = len(self.chunk_sizes)
         self.chunk_sizes.append(len(chunk))
-        facts = {"gate": verdict, "chunk": number, "state_mib": self.state_mib()}
-        facts["rss_mib"] = resident_mib()
+        facts = {"chunk": number, "state_mib": self.state_mib(), "rss_mib": resident_mib()}
+        facts["absorb_ms"] = 1e3 * (done - begin)
+        self.chunk_latencies.add(facts["absorb_ms"])
         rows = []
         for place, pending in enumerate(self._pending):
             # the probe before the update is a measurement, not part of what a user waits for
             latency = 1e3 * (done - pending.arrived - (begin - probe_begin))
-            self.latencies_ms.append(latency)
-            row = _row(pending.frame, latency_ms=latency, **facts)
-            rows.append(row | {"residual": residual if place == 0 else None})
+            self.latencies.add(latency)
+            if not state_verdict.is_written:
+                pending = replace(pending, verdict=state_verdict)
+            row = pending.row(latency_ms=latency, **facts)
+            if place in foreseen:
+                row["residual"] = foreseen[place].picture_db
+                row["memory_residual"] = foreseen[place].memory_db
+            rows.append(row)
         self._pending = []
         self._flush_rows(rows)
         if number == 0 and self.policies.retention_views:
             self.retention = RetentionProbe.choose(chunk, self.policies.retention_views)
-        self.retention.measure(self._draw_from_memory)
+        if self._published is not None:
+            self.retention.measure(self._draw_from_memory)
 
-    def _observe(self, chunk: Sequence[Frame]) -> str:
+    def _observe(self, chunk: Sequence[Frame]) -> Verdict:
         """The chunk through the model; publishes the new state unless the gate refuses it."""
         device = self.model.device
         cameras = Cameras.stack([frame.camera for frame in chunk])
@@ -234,11 +269,13 @@ class Session:
         with torch.no_grad(), mixed_precision(device):
             placed = cameras[None].to(device=device)
             state = self.model.observe(images, placed, times, state, **fitted, write=self._write)
-        verdict = self.policies.gate.judge_state(state_to_tensors(state)[0])
-        if verdict == ACCEPTED:
+        verdict = self.gate.judge_state(state_to_tensors(state)[0])
+        if verdict.is_written:
             self._publish(state, len(self.chunk_sizes) + 1)
         else:
-            self.refused[verdict] += len(chunk)
+            for pending in self._pending:
+                self.counts[pending.verdict.kind] -= 1
+                self._count(verdict)
         return verdict
 
     def _publish(self, state: SceneState, num_chunks: int) -> None:
@@ -258,27 +295,20 @@ class Session:
             first, last = chunk[0].name, chunk[-1].name
             raise DataError(f"frames {first} to {last}: {error}") from error
 
-    def _prequential_psnr(self, chunk: Sequence[Frame]) -> float | None:
-        """PSNR of the chunk's first frame as predicted before the chunk is learned."""
-        if self._published is None or not self.policies.has_residual:
-            return None
-        frame = chunk[0]
-        return image_psnr(self.render(frame.camera, frame.time_s).image, frame.image)
-
     def _draw_from_memory(self, frame: Frame) -> np.ndarray:
         return self.published.renderer.memory_image(frame.camera, frame.time_s)
 
     def _flush_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Write rows in frame order, those of refused frames among them."""
-        for row in sorted([*self._waiting_rows, *rows], key=lambda row: row["id"]):
+        """Write rows in the sender's order, those of rejected frames among them."""
+        for row in sorted([*self._waiting_rows, *rows], key=lambda row: row["sequence"]):
             self._log.append(row)
-            self._last_row = max(self._last_row, row["id"])
+            self._num_rows += 1
         self._waiting_rows = []
 
     # --- snapshots ---
 
     def snapshot_if_due(self) -> bool:
-        """Snapshot when `snapshot_every_s` has passed and a chunk has been absorbed since."""
+        """Snapshot when `snapshot_every_s` has passed and a chunk has been absorbed."""
         if time.monotonic() - self._snapshot_at < self.policies.snapshot_every_s:
             return False
         return self.snapshot() is not None
@@ -291,24 +321,32 @@ class Session:
         frames = {
             **with_prefix("pending", frames_to_tensors([p.frame for p in self._pending])),
             **with_prefix("probe", frames_to_tensors(self.retention.frames)),
-            **with_prefix("previous", frames_to_tensors([self._previous])),
+            **with_prefix("gate", frames_to_tensors(self.gate.frames())),
+            **with_prefix("window", self.intake.to_tensors()),
         }
         state, state_facts = state_to_tensors(self._published.state)
         facts = {
             "num_chunks": len(self.chunk_sizes),
             "num_frames": self.num_seen,
+            "received": self.intake.counts["received"],
             "chunk_sizes": self.chunk_sizes,
+            "pending": [[p.sequence, asdict(p.verdict)] for p in self._pending],
             "cursor": self.cursor,
             "scale": self.world.scale,
             "weights": {"name": self.weights_name, "fingerprint": self.model.fingerprint},
             "state": state_facts,
+            "intake": self.intake.to_facts(),
+            "gate": self.gate.to_facts(),
+            "foresight": self.foresight.to_facts(),
             "retention": self.retention.curve,
             "colour": self.colour.to_facts(),
             "refused": dict(self.refused),
+            "counts": dict(self.counts),
             "waiting_rows": self._waiting_rows,
-            "last_row": self._last_row,
+            "rows": self._num_rows,
             "absorb_s": self.absorb_s,
-            "latencies_ms": _thinned(self.latencies_ms),
+            "latencies": self.latencies.to_facts(),
+            "chunk_latencies": self.chunk_latencies.to_facts(),
         }
         made = commit_snapshot(
             self.out, Snapshot(state, frames, self.trajectory.to_tensors(), facts)
@@ -320,49 +358,33 @@ class Session:
         """Go on from a snapshot. Raises InputRejected when other weights wrote it."""
         facts = snapshot.facts
         state = read_state(snapshot, self.model, self.weights_name)
+        if "intake" not in facts:
+            raise InputRejected(
+                "the snapshot was made before frames had numbers: render it, or stream with --fresh"
+            )
         self.chunk_sizes = [int(size) for size in facts["chunk_sizes"]]
         self._publish(state, len(self.chunk_sizes))
         self.gauge = state.gauge
         self.trajectory = Trajectory.from_tensors(snapshot.trajectory)
-        self.colour = RunningColour.from_facts(facts.get("colour"))
+        self.colour = RunningColour.from_facts(facts["colour"])
         self.cursor = facts["cursor"]
         now = time.monotonic()
         pending = frames_from_tensors(under_prefix("pending", snapshot.frames))
-        self._pending = [_Pending(frame, now) for frame in pending]
+        self._pending = [
+            Pending(frame, now, int(number), Verdict(**verdict))
+            for frame, (number, verdict) in zip(pending, facts["pending"], strict=True)
+        ]
         probe = frames_from_tensors(under_prefix("probe", snapshot.frames))
         self.retention = RetentionProbe(tuple(probe), [float(r) for r in facts["retention"]])
-        self._previous = frames_from_tensors(under_prefix("previous", snapshot.frames))[0]
-        self.refused = Counter(facts["refused"])
+        written = frames_from_tensors(under_prefix("gate", snapshot.frames))
+        self.gate.restore(facts["gate"], written)
+        self.intake.restore(facts["intake"], under_prefix("window", snapshot.frames))
+        self.foresight.restore(facts["foresight"])
+        self.refused, self.counts = Counter(facts["refused"]), Counter(facts["counts"])
         self.num_seen = int(facts["num_frames"])
         self._waiting_rows = list(facts["waiting_rows"])
-        self.absorb_s, self.latencies_ms = facts["absorb_s"], list(facts["latencies_ms"])
-        self._last_row = int(facts["last_row"])
-        self._log.keep_through(self._last_row)
-
-
-def read_state(snapshot: Snapshot, model: SceneModel, weights_name: str) -> SceneState:
-    """The state in a snapshot, on the model's device. Raises InputRejected for other weights."""
-    written = snapshot.facts["weights"]
-    if written["fingerprint"] != model.fingerprint:
-        raise InputRejected(
-            f"the snapshot was written by weights {written['name']} "
-            f"({written['fingerprint'][:12]}), not by {weights_name} ({model.fingerprint[:12]}): "
-            "name those with --weights, or replay the capture with --fresh"
-        )
-    try:
-        state = state_from_tensors(snapshot.state, snapshot.facts["state"], model.init_state(1))
-    except StateError as error:
-        raise InputRejected(f"the snapshot can't be used: {error}") from error
-    return to_device(state, model.device)
-
-
-def _row(frame: Frame, **values: Any) -> dict[str, Any]:
-    """A row of frames.parquet."""
-    return {
-        "id": frame.index, "name": frame.name, "role": "input", "time_s": frame.time_s, **values,
-    }  # fmt: skip
-
-
-def _thinned(values: list[float], most: int = 10_000) -> list[float]:
-    """Evenly at most `most` values: enough for percentiles, bounded in a long stream's snapshot."""
-    return values[:: -(-len(values) // most)] if values else []
+        self.absorb_s = facts["absorb_s"]
+        self.latencies = Sampled.from_facts(facts["latencies"])
+        self.chunk_latencies = Sampled.from_facts(facts["chunk_latencies"])
+        self._num_rows = int(facts["rows"])
+        self._log.keep_first(self._num_rows)

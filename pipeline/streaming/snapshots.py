@@ -1,10 +1,12 @@
 """Snapshots: everything a session needs to go on, committed as one unit.
 
-    snapshot/00000012/            one per commit, named by the number of chunks absorbed
+    snapshot/00000012-97/         one per commit, named by chunks absorbed and arrivals received
         state.safetensors         the state, gauge and clock included
-        frames.safetensors        frames pushed and not yet absorbed, and those kept for probes
+        frames.safetensors        frames that wait for their turn or for their chunk to fill, the
+                                  last one written, and those kept for probes
         trajectory.safetensors    cameras and times of all frames so far
-        session.json              counters, capture cursor, chunk sizes, weights' name and hash
+        session.json              counters, capture cursor, chunk sizes, what the window and the
+                                  gate remember, weights' name and hash
         MANIFEST.json             size and blake2b-128 of each file above
 
 A commit is written under a temporary name, flushed, and renamed: the directory is there with a
@@ -56,7 +58,7 @@ def commit_snapshot(run: Path, snapshot: Snapshot) -> Path:
     Raises TryAgain when the disk is full; the commits before it stay as they were.
     """
     root = run / FOLDER
-    final = root / f"{int(snapshot.facts['num_chunks']):08d}-{int(snapshot.facts['num_frames'])}"
+    final = root / f"{int(snapshot.facts['num_chunks']):08d}-{int(snapshot.facts['received'])}"
     partial = root / f".{final.name}.{uuid.uuid4().hex[:8]}.tmp"
     with disk_errors(final):
         partial.mkdir(parents=True)

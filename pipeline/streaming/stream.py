@@ -211,15 +211,10 @@ def _read(
 def _take(session: Session, source: Source, arrival: Arrival, config: StreamConfig) -> str:
     """An arrival into the session; returns what became of it."""
     frame = arrival.frame
-    if frame is None:
-        session.refused[arrival.problem] += 1
-        return arrival.problem
-    if frame.camera is not None:
+    if frame is not None and frame.camera is not None:
         source.keep(frame)
-    if is_held_out(frame, config.hold_out):
-        session.hold_out(frame, arrival.cursor)
-        return "held out"
-    return session.push(frame, arrival.cursor)
+    is_compared = frame is not None and is_held_out(frame, config.hold_out)
+    return str(session.receive(arrival, is_compared))
 
 
 def _note_stream(run: RunDirectory, session: Session, source: Source, counts: QueueCounts) -> None:
@@ -236,6 +231,7 @@ def _note_stream(run: RunDirectory, session: Session, source: Source, counts: Qu
             "frames": len(session.trajectory),
             "chunk_sizes": session.chunk_sizes,
             "refused": dict(session.refused),
+            "counts": session.account(),
             "skipped": [{"name": skip.name, "reason": skip.reason} for skip in source.skipped],
             "queue": asdict(counts),
         },
@@ -258,6 +254,10 @@ def _write_results(
         "chunks": session.num_chunks,
         "frames_observed": absorbed,
         "frames_refused": dict(session.refused),
+        "counts": session.account(),
+        "prequential": session.foresight.to_facts(),
+        "chunk_ms_p50": float(np.percentile(session.chunk_latencies.values, 50)),
+        "chunk_ms_p95": float(np.percentile(session.chunk_latencies.values, 95)),
         "queue": asdict(counts),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -266,7 +266,7 @@ def test_frame_rows_survive_a_kill_and_continue_after_the_snapshot(tmp_path):
         handle.write('{"id": 6, "na')
     resumed = FrameLog(tmp_path)
     assert [row["id"] for row in read_frames(tmp_path)] == list(range(6))
-    resumed.keep_through(3)
+    resumed.keep_first(4)
     resumed.append({"id": 4, "latency_ms": 9.0})
     resumed.finish()
     rows = read_frames(tmp_path)

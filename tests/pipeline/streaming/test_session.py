@@ -12,7 +12,7 @@ from everview.models.state import state_to_tensors
 from everview.models.weight_files import load_model
 from everview.pipeline.errors import InputRejected
 from everview.pipeline.runs import read_frames
-from everview.pipeline.streaming.policies import StreamPolicies
+from everview.pipeline.streaming.policies import Prequential, StreamPolicies
 from everview.pipeline.streaming.session import Session, World
 from everview.pipeline.streaming.snapshots import commit_snapshot, load_snapshot
 
@@ -56,8 +56,9 @@ def test_chunk_boundaries_follow_from_counts_and_are_recorded(make, frames):
     assert all(
         row["latency_ms"] > 0 and row["state_mib"] > 0 and row["rss_mib"] > 0 for row in rows
     )
-    residuals = [row["residual"] for row in rows]
-    assert [i for i, value in enumerate(residuals) if value is not None] == [4, 8]
+    for name in ("residual", "memory_residual"):
+        scored = [row["id"] for row in rows if row[name] is not None]
+        assert scored == [4, 7, 8, 9], name
 
 
 def test_a_restored_session_goes_on_bit_for_bit_with_frames_pending(make, frames):
@@ -95,15 +96,17 @@ def test_frames_that_show_nothing_new_leave_the_state_as_it_would_be_without_the
         smaller, image=smaller.image[:24], camera=smaller.camera.cropped(0, 0, 32, 24)
     )
     for frame in every:
-        assert dirty.push(frame) == "accepted"
-        assert dirty.push(frame) == "repeat of the frame before"
-        assert dirty.push(black(frame)) == "black"
-        assert dirty.push(replace(frame, camera=None)) == "no camera"
-        assert dirty.push(smaller) == "size changed to 32x24"
+        assert dirty.push(frame).kind == "accepted"
+        assert dirty.push(frame).reason == "frozen"
+        assert dirty.push(black(frame)).reason == "black"
+        assert dirty.push(replace(frame, camera=None)).reason == "no camera"
+        assert dirty.push(smaller).reason == "size changed to 32x24"
     assert_same(tensors(clean), tensors(dirty))
     assert dirty.refused["black"] == 8
     dirty.finish()
-    assert [row["gate"] for row in read_frames(dirty.out)].count("black") == 8
+    rows = read_frames(dirty.out)
+    assert [row["gate_reason"] for row in rows].count("black") == 8
+    assert [row["sequence"] for row in rows] == list(range(40))
 
 
 def test_a_state_that_is_not_finite_is_never_published(make, frames, monkeypatch):
@@ -130,9 +133,11 @@ def test_a_state_that_is_not_finite_is_never_published(make, frames, monkeypatch
         session.push(frame)
     assert session.published is not good
     assert np.isfinite(session.render(poisoned).depth).all()
-    verdicts = [row["gate"] for row in read_frames(session.out)]
-    assert verdicts[:4] == verdicts[8:] == ["accepted"] * 4
-    assert all("not finite" in verdict for verdict in verdicts[4:8])
+    rows = read_frames(session.out)
+    verdicts = [row["gate"] for row in rows]
+    assert verdicts == ["accepted"] * 4 + ["rejected"] * 4 + ["accepted"] * 4
+    assert all("not finite" in row["gate_reason"] for row in rows[4:8])
+    assert session.counts == {"accepted": 8, "rejected": 4}
 
 
 def test_render_runs_beside_observe_and_sees_whole_states_only(make, frames):
@@ -140,12 +145,12 @@ def test_render_runs_beside_observe_and_sees_whole_states_only(make, frames):
     every = frames(24)
     camera, time_s = every[2].camera, every[2].time_s
     expected = []
-    quiet = make("quiet", retention_views=0, has_residual=False)
+    quiet = make("quiet", retention_views=0, prequential=Prequential(0))
     for frame in every:
         quiet.push(frame)
         if frame.index % 4 == 3:
             expected.append(quiet.render(camera, time_s).image.tobytes())
-    busy = make("busy", retention_views=0, has_residual=False)
+    busy = make("busy", retention_views=0, prequential=Prequential(0))
     for frame in every[:4]:
         busy.push(frame)
     drawn, stop = [], threading.Event()

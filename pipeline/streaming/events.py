@@ -1,0 +1,73 @@
+"""`events.jsonl`: what happened in a stream besides its frames, one JSON object a line.
+
+    {"event": "gap", "first": 12, "last": 14, "received": 23}    numbers that never came in time
+    {"event": "duplicate", "sequence": 7, ...}                   came again: no effect
+    {"event": "late", "sequence": 12, ...}                       came after it was given up
+    {"event": "corrupt", "sequence": 9, "problem": "...", ...}   arrived and could not be decoded
+    {"event": "time gap", "sequence": 40, "seconds": 3.2, ...}   the frames' clock jumped ahead
+    {"event": "time backwards", "sequence": 41, "seconds": -0.1, ...}
+    {"event": "gave way", "sequence": 50, "reason": "...", ...}  the write gate did
+
+`received` counts the arrivals up to then. There is no wall clock in it: the same arrivals give the
+same bytes, killed and resumed or not. A snapshot holds how many lines there were.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from everview.pipeline.runs.atomic import disk_errors, replacing
+
+FILE_NAME = "events.jsonl"
+
+
+class EventLog:
+    """Appends to a run's events; one that isn't continued starts the file anew."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE_NAME
+        self.length = 0
+        self._handle: IO[str] | None = None
+
+    def append(self, event: str, **values: Any) -> None:
+        """Write one event; it survives the end of the process."""
+        with disk_errors(self.path):
+            if self._handle is None:
+                self._handle = self.path.open("a" if self.length else "w", encoding="utf-8")
+            self._handle.write(json.dumps({"event": event, **values}, allow_nan=False) + "\n")
+            self._handle.flush()
+        self.length += 1
+
+    def keep_first(self, count: int) -> None:
+        """Go on after the first `count` events: those after them will happen again."""
+        self.close()
+        lines = list(itertools.islice(_lines(self.path), count))
+        self.length = len(lines)
+        if not lines:
+            self.path.unlink(missing_ok=True)
+            return
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
+
+    def close(self) -> None:
+        """Close the file; `append` opens it again."""
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """The events of a run, in order; none where there is no such file."""
+    return [json.loads(line) for line in _lines(folder / FILE_NAME)]
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Complete lines; a last one that a kill cut off is left out."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as lines:
+        yield from (line for line in lines if line.endswith("\n"))

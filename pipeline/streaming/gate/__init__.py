@@ -1,0 +1,1 @@
+"""The write gate: what may change the memory."""

@@ -1,0 +1,81 @@
+"""Numbers that tell a picture from a failure, all on images uint8 [H, W, 3] of the model's size.
+
+A few milliseconds each at 256 px: the gate looks at every frame.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_TAPS = 5
+_BLOCK = 8
+_CLIPPED = (2, 253)
+
+
+def luminance(image: np.ndarray) -> np.ndarray:
+    """float32 [H, W], 0 to 255."""
+    return image.astype(np.float32) @ _LUMA
+
+
+def sharpness(luma: np.ndarray) -> float:
+    """Mean absolute Laplacian of the luminance, as a share of its mean: exposure changes both."""
+    inner = 4 * luma[1:-1, 1:-1]
+    around = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
+    return float(np.abs(inner - around).mean() / (luma.mean() + 1))
+
+
+def blur(luma: np.ndarray) -> float:
+    """0 (sharp) to 1 (flat): what further blurring would still take away (Crete et al., "The blur
+    effect", 2007), the blurrier of both directions. Hardly depends on contrast or content."""
+    return max(_blur_along(luma, axis) for axis in (0, 1))
+
+
+def _blur_along(luma: np.ndarray, axis: int) -> float:
+    steps = np.abs(np.diff(luma, axis=axis))
+    total = float(steps.sum())
+    if total < 1e-6:
+        return 1.0
+    left = np.maximum(0, steps - np.abs(np.diff(_box(luma, axis), axis=axis)))
+    return 1 - float(left.sum()) / total
+
+
+def _box(luma: np.ndarray, axis: int) -> np.ndarray:
+    """Mean over 5 pixels along an axis, edges repeated."""
+    width = [(0, 0), (0, 0)]
+    width[axis] = (_TAPS // 2, _TAPS // 2)
+    padded = np.pad(luma, width, mode="edge")
+    length = luma.shape[axis]
+    parts = (np.take(padded, range(i, i + length), axis) for i in range(_TAPS))
+    total = np.zeros_like(luma)
+    for part in parts:
+        total += part
+    return total / np.float32(_TAPS)
+
+
+def difference(image: np.ndarray, other: np.ndarray) -> float:
+    """Mean absolute difference of two images of one size, levels."""
+    return float(np.abs(image.astype(np.int16) - other.astype(np.int16)).mean())
+
+
+def brightness(luma: np.ndarray) -> float:
+    """log2 of the mean luminance."""
+    return float(np.log2(luma.mean(dtype=np.float64) + 1))
+
+
+def clipped_share(image: np.ndarray) -> float:
+    """Share of values that are black or white to the end of the range."""
+    low, high = _CLIPPED
+    return float(((image < low) | (image > high)).mean())
+
+
+def block_means(image: np.ndarray) -> np.ndarray:
+    """float64 [blocks, 3]: means over 8x8 pixels, which forgive a shift of a few pixels."""
+    rows, columns = image.shape[0] // _BLOCK, image.shape[1] // _BLOCK
+    kept = image[: rows * _BLOCK, : columns * _BLOCK].astype(np.float64)
+    return kept.reshape(rows, _BLOCK, columns, _BLOCK, 3).mean((1, 3)).reshape(-1, 3)
+
+
+def root_mean_square(values: np.ndarray) -> float:
+    """Of everything in it."""
+    return float(np.sqrt(np.square(values).mean()))

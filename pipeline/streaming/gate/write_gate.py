@@ -1,0 +1,184 @@
+"""Rectify or reject before anything is written.
+
+Every frame gets a verdict before it joins a chunk: `accepted`, `rectified` (its exposure was taken
+back to the stream's, in at most three tries for each of two references) or `rejected`, with the
+reason and the measured number. A rejected frame is not written: a step of 0. When `patience` frames
+in a row were rejected the next one is written all the same, and said so, and the running medians
+begin anew; the idea is AgentDropout's firewall (2602.23258), with numbers for indicators.
+
+A frame that can't be written at all (no camera, not finite, another size) never passes. Nor does a
+picture that stays the same while its camera moves: one of the two is false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from everview.datasets.captures import Frame
+from everview.pipeline.streaming.gate import measures
+from everview.pipeline.streaming.gate.exposure import agrees, rectifying_fit
+from everview.pipeline.streaming.gate.thresholds import GateThresholds
+from everview.pipeline.streaming.gate.verdicts import ACCEPTED, Judged, Verdict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Predict = Callable[[Frame], np.ndarray | None]
+"""What the memory expects to be seen by a frame's camera, uint8 [H, W, 3]; None if nothing yet."""
+
+
+@dataclass
+class WriteGate:
+    """One stream's gate. previous: the last frame that was written, as it came; written: as it was
+    written. blurs, sharpnesses, brightnesses: of the last ones written. in_a_row: rejected since.
+    """
+
+    limits: GateThresholds
+    previous: Frame | None = None
+    written: Frame | None = None
+    blurs: list[float] = field(default_factory=list)
+    sharpnesses: list[float] = field(default_factory=list)
+    brightnesses: list[float] = field(default_factory=list)
+    in_a_row: int = 0
+
+    def judge(self, frame: Frame, predict: Predict) -> Judged:
+        """The verdict on a frame as resized; a written one becomes part of the running medians."""
+        if (reason := self._unusable(frame)) is not None:
+            return Judged(frame, Verdict("rejected", reason))
+        luma = measures.luminance(frame.image)
+        judged = self._repeated(frame) or self._empty(frame, luma) or self._blurred(frame, luma)
+        judged = judged or self._exposed(frame, luma, predict) or Judged(frame, ACCEPTED)
+        if not judged.verdict.is_written:
+            self.in_a_row += 1
+            if self.in_a_row <= self.limits.patience or self._contradicts(frame):
+                return judged
+            judged = self._give_way(judged)
+        self._note(frame, judged.frame)
+        return judged
+
+    def judge_state(self, tensors: Mapping[str, Tensor]) -> Verdict:
+        """Verdict on the state after a chunk; a state that is not finite is never published."""
+        for name, tensor in tensors.items():
+            # NaN means "unknown" in clocks and times; weights, momentum, norms have no unknowns
+            if not name.startswith("layers.") or not tensor.is_floating_point():
+                continue
+            if not tensor.isfinite().all():
+                return Verdict("rejected", f"{name} is not finite")
+        return ACCEPTED
+
+    # --- one reason each; None: no objection ---
+
+    def _unusable(self, frame: Frame) -> str | None:
+        image, camera = frame.image, frame.camera
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            return "picture not finite"
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            return f"picture is {image.dtype} {list(image.shape)}, not uint8 [H, W, 3]"
+        if frame.time_s is not None and not np.isfinite(frame.time_s):
+            return "time not finite"
+        if camera is None:
+            return "no camera"
+        if image.shape[:2] != (camera.height, camera.width):
+            return "picture and camera differ in size"
+        if self.previous is not None and image.shape != self.previous.image.shape:
+            return f"size changed to {camera.width}x{camera.height}"
+        return None
+
+    def _repeated(self, frame: Frame) -> Judged | None:
+        if self.previous is None:
+            return None
+        measured = measures.difference(frame.image, self.previous.image)
+        if measured > self.limits.frozen:
+            return None
+        reason = "frozen while its camera moves" if self._contradicts(frame) else "frozen"
+        return Judged(frame, Verdict("rejected", reason, measured))
+
+    def _empty(self, frame: Frame, luma: np.ndarray) -> Judged | None:
+        if (bright := float(np.percentile(luma, 99))) < self.limits.darkest:
+            return Judged(frame, Verdict("rejected", "black", bright))
+        if (spread := float(luma.std())) < self.limits.flattest:
+            return Judged(frame, Verdict("rejected", "blank", spread))
+        return None
+
+    def _blurred(self, frame: Frame, luma: np.ndarray) -> Judged | None:
+        if len(self.blurs) < self.limits.warm_up:
+            return None
+        share = measures.sharpness(luma) / max(float(np.median(self.sharpnesses)), 1e-6)
+        added = measures.blur(luma) - float(np.median(self.blurs))
+        if share >= self.limits.sharpness or added <= self.limits.blurrier:
+            return None
+        return Judged(frame, Verdict("rejected", "blurred", share))
+
+    def _exposed(self, frame: Frame, luma: np.ndarray, predict: Predict) -> Judged | None:
+        if len(self.brightnesses) < self.limits.warm_up or self.written is None:
+            return None
+        stops = measures.brightness(luma) - float(np.median(self.brightnesses))
+        if abs(stops) < self.limits.suspect_stops:
+            return None
+        expected = predict(frame)
+        references = [image for image in (expected, self.written.image) if image is not None]
+        if any(agrees(frame.image, reference, self.limits) for reference in references):
+            return None
+        clipped = measures.clipped_share(frame.image)
+        for reference in references:
+            if clipped > self.limits.clipped + measures.clipped_share(reference):
+                continue
+            fit = rectifying_fit(frame.image, reference, self.limits)
+            if fit is not None:
+                mended = replace(frame, image=fit.apply(frame.image))
+                return Judged(mended, Verdict("rectified", "exposure jump", stops))
+        if abs(stops) < self.limits.reject_stops:
+            return None
+        return Judged(frame, Verdict("rejected", "exposure jump", stops))
+
+    def _contradicts(self, frame: Frame) -> bool:
+        """The same picture from another place."""
+        previous = self.previous
+        if previous is None or previous.camera is None or frame.camera is None:
+            return False
+        if measures.difference(frame.image, previous.image) > self.limits.frozen:
+            return False
+        return not np.array_equal(frame.camera.c2w_cv, previous.camera.c2w_cv)
+
+    def _give_way(self, judged: Judged) -> Judged:
+        self.blurs, self.sharpnesses, self.brightnesses = [], [], []
+        reason = f"{judged.verdict.reason}, written after {self.in_a_row - 1} rejections in a row"
+        return Judged(judged.frame, Verdict("accepted", reason, judged.verdict.measured), True)
+
+    def _note(self, came: Frame, written: Frame) -> None:
+        luma = measures.luminance(written.image)
+        for running, value in (
+            (self.blurs, measures.blur(luma)),
+            (self.sharpnesses, measures.sharpness(luma)),
+            (self.brightnesses, measures.brightness(luma)),
+        ):
+            running.append(value)
+            del running[: -self.limits.memory]
+        self.previous, self.written = came, written
+        self.in_a_row = 0
+
+    # --- snapshots ---
+
+    def to_facts(self) -> dict[str, Any]:
+        """For a snapshot, JSON-compatible; `frames` has the pictures."""
+        return {
+            "blurs": self.blurs,
+            "sharpnesses": self.sharpnesses,
+            "brightnesses": self.brightnesses,
+            "in_a_row": self.in_a_row,
+        }
+
+    def frames(self) -> list[Frame]:
+        """None, or the last one written, as it came and as it was written."""
+        return [frame for frame in (self.previous, self.written) if frame is not None]
+
+    def restore(self, facts: Mapping[str, Any], frames: Sequence[Frame]) -> None:
+        """Go on from `to_facts` and `frames`."""
+        for name in ("blurs", "sharpnesses", "brightnesses"):
+            setattr(self, name, [float(value) for value in facts[name]])
+        self.in_a_row = int(facts["in_a_row"])
+        self.previous, self.written = frames or (None, None)
