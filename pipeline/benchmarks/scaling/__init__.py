@@ -26,9 +26,9 @@ S bytes between two ranks moves S each way: at 450 GB/s at least 0.13 ms for 60 
                                      backward, 2.2; gradients of 182M weights, 2.4 + 1.0 to pack.
                                      7 / 2 + 5.6 = 9.1 ms on 140.
     131K tokens             1.5 %    3.3 %: the same 9.1 ms on 280
-  Ray Train + DeepSpeed,    0        1 %. Step 172 ms. ZeRO 0: one more pass over 416 MB of
-    8 layers d 768                   gradients, 0.2 ms; ZeRO 2: gradients into one flat buffer and
-                                     weights back, 1.7 GB, 0.4 ms, and hooks on 150 parameters that
+  Ray Train + DeepSpeed,    0        1 %. Step 350 ms. ZeRO 0: one more pass over 416 MB of
+    8 layers d 768,                  gradients, 0.2 ms; ZeRO 2: gradients into one flat buffer and
+    131K tokens                      weights back, 1.7 GB, 0.4 ms, and hooks on 150 parameters that
                                      the GPU hides. Ray Train: nothing in a step.
   checkpoint stall, 312M    0.1 %    1.1 %. 2.5 GB at 50 GB/s are the floor; to pageable memory 3 to
                                      5 GB/s, 0.5 to 0.8 s of 60. Writing doesn't hold the
@@ -37,4 +37,20 @@ S bytes between two ranks moves S each way: at 450 GB/s at least 0.13 ms for 60 
   feed, first_light                  16 scenes x 20 views / 12 uses = 27 views a step, 330 views/s.
                                      Rendered: thousands, over 10x. Decoded by two threads at
                                      128 px with depth: 1.5 ms a view, 1,300 views/s, 4x.
+
+What came out, and why it differed (measured/README.md has the figures):
+
+- Data parallel as predicted. One by one the agreement after each step is the last straw of a host
+  that launches 174 ms for 87 ms of kernels.
+- Context parallel: 20 ms over half instead of 9, by kernel: 11.5 in all-reduces (28 of 14 MB, which
+  alone take 0.07 ms each, and 731 MB of gradients, 3.2 ms: half of the 11.5 is waiting for the
+  other card), 3.4 in Newton-Schulz (three matrices fill 63 of 132 multiprocessors, so dividing them
+  among ranks wouldn't help), 5 in AdamW operation by operation (2 since it is one kernel).
+- DeepSpeed at 65K tokens: 6 % (ZeRO 0) and 18 % (ZeRO 2). Its throughput timer waited for the GPU
+  twice a step and its norm once; parameters of ZeRO 2 lay at odd addresses, so that compiled code
+  copied or, compiled for others before, failed. Without these 5 to 16 % on an H100 whose host
+  launches 185 ms for 176 ms of kernels: 7,100 (ZeRO 0) and 17,500 (ZeRO 2) more Python calls a
+  step are no longer hidden. So the row has 131K tokens now.
+- Stall of 312M: 1.7 s at 1.6 GB/s, page faults of fresh memory. Since then it is staged in memory
+  that is kept and pinned.
 """

@@ -139,18 +139,21 @@ def _one_capture(
     ranks, case = exchange.ranks, capture.case
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    alone = _Stepper(capture, Ranks(), Exchange(), device, compiled) if ranks.leads else None
+    alone = _Stepper(capture, Ranks(), Exchange(), device, compiled)
     shared = _Stepper(capture, ranks, exchange, device, compiled)
-    first = {} if alone is None else {"one": alone.losses(COMPARED)}
-    exchange.agree(0, [0.0])  # the others wait for the one that compiles by itself
+    first = {"one": alone.losses(COMPARED)}
+    exchange.agree(0, [0.0])  # exchanging waits for whoever compiles longer
     first["divided"] = shared.losses(COMPARED)
     if capture.captured:
         torch.cuda.empty_cache()
         for stepper in (alone, shared):
-            if stepper is not None:
-                stepper.capture(said)
+            stepper.capture(said)
             exchange.agree(0, [0.0])
-    candidates = {"one": idle if alone is None else alone.steps, "divided": shared.steps}
+    candidates = {
+        "one": alone.steps if ranks.leads else idle,
+        "each alone": alone.steps,  # as slow as the slowest card of several busy ones
+        "divided": shared.steps,
+    }
     times = take_ranks_turns(candidates, exchange, ROUNDS, until, UNIT_S)
     if not ranks.leads:
         return
