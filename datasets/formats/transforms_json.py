@@ -31,7 +31,7 @@ FORMAT = "transforms.json"
 INDEX_NAMES = ("transforms.json", "transforms_train.json")
 _SUBFOLDERS = ("", "nerfstudio")  # DL3DV puts the index one folder down
 _REDUCED = ("images_2", "images_4", "images_8")
-_SCALES: Final[tuple[Scale, ...]] = ("metric", "up_to_scale", "normalised")
+SCALES: Final[tuple[Scale, ...]] = ("metric", "up_to_scale", "normalised")
 _INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h", "camera_angle_x", "camera_angle_y",
                "k1", "k2", "k3", "k4", "p1", "p2", "camera_model", "is_fisheye")  # fmt: skip
 _MODELS = {
@@ -105,9 +105,9 @@ class FrameReader:
     def _shared_lens(self) -> Lens | None:
         """The global lens; None when the size is only in the images."""
         if "w" in self.content and "h" in self.content:
-            return _lens(self.content, self.index)
+            return stated_lens(self.content, self.index)
         # Values are checked now, against any size, so that a bad file fails as a whole.
-        _lens({**self.content, "w": 2, "h": 2}, self.index)
+        stated_lens({**self.content, "w": 2, "h": 2}, self.index)
         return None
 
     def record(self, entry: Any) -> FrameRecord:
@@ -142,7 +142,7 @@ class FrameReader:
         merged = {key: self.content[key] for key in _INTRINSICS if key in self.content} | own
         if "w" not in merged or "h" not in merged:
             merged["w"], merged["h"] = image_size(image, self.options.max_pixels)
-        return _lens(merged, self.index)
+        return stated_lens(merged, self.index)
 
     def _image(self, name: Any) -> Path:
         """The image of a frame: as named, with a suffix added (Blender), or in a reduced folder."""
@@ -183,7 +183,7 @@ class FrameReader:
         notes = ["poses: OpenGL camera-to-world, converted to OpenCV axes; world left as it is"]
         has_depth = any(record.depth is not None for record in records)
         stated = self.content.get("world_scale")
-        if stated in _SCALES:
+        if stated in SCALES:
             scale: Scale = stated
         elif has_depth and self.applied_scale == 1.0:
             scale = "metric"
@@ -220,7 +220,7 @@ def _flavour(content: Mapping[str, Any], index: Path, records: list[FrameRecord]
     return f"{FORMAT} (nerfstudio, instant-ngp)"
 
 
-def _lens(values: Mapping[str, Any], where: Path) -> Lens:
+def stated_lens(values: Mapping[str, Any], where: Path) -> Lens:
     """Intrinsics under nerfstudio's keys to a Lens. Raises DataError that names key and file."""
 
     def number(key: str) -> float | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from everview.datasets.captures import Capture, CaptureInfo, Frame, Skip
 from everview.datasets.errors import DataError
-from everview.datasets.formats.video_decoder import Left, VideoDecoder
+from everview.datasets.formats.video_decoder import Left, VideoDecoder, local_video
 from everview.datasets.guards import regular_file
 from everview.datasets.listed import ReadOptions, check_state, no_usable_frame
 
@@ -141,7 +141,7 @@ class VideoCapture(Capture):
                 f"{self.path} is not an MP4, MOV, Matroska, WebM, AVI or MPEG-TS file, whatever "
                 "its name says; convert it or give the video itself"
             )
-        return VideoDecoder(self.path, container, self.options.max_pixels)
+        return VideoDecoder(local_video(self.path, container), self.options.max_pixels)
 
     def _seconds(self, pts: int) -> float:
         return float((pts - self._start_pts) * self._time_base)

@@ -32,7 +32,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from everview.datasets.errors import DataError
-from everview.datasets.formats.video_process import Job
+from everview.datasets.formats.video_process import Job, VideoInput
 
 _MODULE = "everview.datasets.formats.video_process"
 _SLOTS = 3
@@ -40,6 +40,11 @@ _LONGEST_LINE = 2**16
 
 # what reading an answer can raise, whatever is in it
 _NONSENSE = (KeyError, TypeError, ValueError, ArithmeticError, RecursionError)
+
+
+class SilentVideo(DataError):
+    """Nothing came for as long as was allowed."""
+
 
 What = Literal["frame", "picture", "packet", "rest"]
 
@@ -61,6 +66,11 @@ class DecodingLimits:
 
 
 LIMITS = DecodingLimits()
+
+
+def local_video(path: Path, container: str) -> VideoInput:
+    """A file, which may open no other."""
+    return VideoInput(str(path.resolve()), str(path), container)
 
 
 @dataclass(frozen=True)
@@ -99,16 +109,16 @@ class VideoDecoder:
     """A video opened for one pass; a context that ends the process. Raises DataError."""
 
     def __init__(
-        self, path: Path, container: str, max_pixels: int, limits: DecodingLimits = LIMITS
+        self, source: VideoInput, max_pixels: int, limits: DecodingLimits = LIMITS
     ) -> None:
-        """container: the demuxer. max_pixels: larger frames are left out, larger videos refused."""
-        self.path, self._max_pixels, self._limits = path, max_pixels, limits
+        """max_pixels: larger frames are left out, larger videos refused."""
+        self.source, self._max_pixels, self._limits = source, max_pixels, limits
         self._unread = b""
         size = 3 * max_pixels * _SLOTS
         with _shared_memory(size) as file:
             self._memory = mmap.mmap(file.fileno(), size)
             job = Job(
-                str(path.resolve()), str(path), container, max_pixels, file.fileno(), _SLOTS,
+                source, max_pixels, file.fileno(), _SLOTS,
                 limits.memory_mib, limits.bytes_per_pixel, limits.cpu_s,
             )  # fmt: skip
             self._process = _start(job)
@@ -137,6 +147,10 @@ class VideoDecoder:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def interrupt(self) -> None:
+        """From another thread: whoever waits for a frame finds the process gone."""
+        self._process.kill()
 
     def close(self) -> None:
         """Kill the process and collect it; nothing that it holds needs to be finished."""
@@ -198,7 +212,7 @@ class VideoDecoder:
         for _ in range(self._limits.silence_s):
             if self._poll.poll(1000):
                 return
-        raise self._broken(f"gave no frame within {self._limits.silence_s} s")
+        raise SilentVideo(str(self._broken(f"gave no frame within {self._limits.silence_s} s")))
 
     def _header(self, answer: dict[str, Any]) -> VideoHeader:
         try:
@@ -247,7 +261,9 @@ class VideoDecoder:
 
     def _broken(self, what: str) -> DataError:
         self.close()
-        return DataError(f"{self.path} can't be decoded: its decoder {what}; convert the video")
+        name, is_live = self.source.name, self.source.is_live
+        advice = "" if is_live else "; convert the video"
+        return DataError(f"{name} can't be decoded: its decoder {what}{advice}")
 
 
 def _shared_memory(size: int) -> FileIO:
@@ -280,4 +296,4 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
             process_group=0,  # a terminal's Ctrl-C is for the parent
         )
     except OSError as error:
-        raise DataError(f"{job.name}: the decoding process can't start: {error}") from None
+        raise DataError(f"{job.source.name}: the decoding process can't start: {error}") from None

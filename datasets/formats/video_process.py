@@ -38,18 +38,34 @@ _ALIVE_S = 1.0
 
 
 @dataclass(frozen=True)
+class VideoInput:
+    """Where a video comes from. The decoder opens nothing else, whatever the bytes say.
+
+    address: an absolute path, a URL or a device. name: what the user called it, for messages.
+    container: the demuxer, forced. protocols: the only ones that may be used, for instance `file`
+    or `tcp`. formats: demuxers that may be used inside. options: (name, value) pairs for it.
+    is_live: it can't be sought in, and its time stamps may start anew.
+    """
+
+    address: str
+    name: str
+    container: str
+    protocols: str = "file"
+    formats: str = _CONTAINERS
+    options: tuple[tuple[str, str], ...] = ()
+    is_live: bool = False
+
+
+@dataclass(frozen=True)
 class Job:
     """What to decode and within which limits, as the parent states it on the command line.
 
-    path: absolute. name: the path as the user gave it, for messages.
     memory_fd: the shared memory, `slots` pictures of at most `max_pixels` RGB pixels.
     memory_mib: beside what is mapped at the start, before `bytes_per_pixel` of the largest picture.
     cpu_s: seconds of processor time, all threads together, for one packet.
     """
 
-    path: str
-    name: str
-    container: str
+    source: VideoInput
     max_pixels: int
     memory_fd: int
     slots: int
@@ -61,7 +77,8 @@ class Job:
 def main() -> None:
     """Serve one video; every way to fail that Python sees becomes a line of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
-    job = Job(**json.loads(sys.argv[1]))
+    values = json.loads(sys.argv[1])
+    job = Job(**{**values, "source": VideoInput(**values["source"])})
     answers = Answers()
     try:
         _serve(job, Orders(job.slots), answers)
@@ -69,9 +86,11 @@ def main() -> None:
     except DataError as error:
         answers.send("refused", reason=str(error))
     except MemoryError:
-        answers.send("refused", reason=f"{job.name} needs more memory to decode than is allowed")
+        answers.send(
+            "refused", reason=f"{job.source.name} needs more memory to decode than is allowed"
+        )
     except Exception as error:  # a traceback here would be seen by nobody
-        answers.send("refused", reason=f"{job.name} can't be decoded: {said(error)}")
+        answers.send("refused", reason=f"{job.source.name} can't be decoded: {said(error)}")
 
 
 class Answers:
@@ -180,22 +199,24 @@ def opened(job: Job) -> Iterator[tuple[InputContainer, VideoStream]]:
     from av.stream import Discard
 
     try:
+        source = job.source
+        allowed = {"protocol_whitelist": source.protocols, "format_whitelist": source.formats}
         container = av.open(
-            job.path,
-            format=job.container,
-            container_options={"protocol_whitelist": "file", "format_whitelist": _CONTAINERS},
+            source.address,
+            format=source.container,
+            container_options={**dict(source.options), **allowed},
         )
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise DataError(f"{job.name} can't be opened as a video: {said(error)}") from None
+        raise DataError(f"{job.source.name} can't be opened as a video: {said(error)}") from None
     with container:
         if not container.streams.video:
-            raise DataError(f"{job.name} holds no video stream")
+            raise DataError(f"{job.source.name} holds no video stream")
         stream = container.streams.video[0]
         if stream.codec_context is None:
-            raise DataError(f"{job.name} uses a video codec that is not built in")
+            raise DataError(f"{job.source.name} uses a video codec that is not built in")
         if not 0 < stream.width * stream.height <= job.max_pixels:
             raise DataError(
-                f"{job.name} states {stream.width}x{stream.height} pixels a frame; readable "
+                f"{job.source.name} states {stream.width}x{stream.height} pixels a frame; readable "
                 f"are 1 to {job.max_pixels} pixels"
             )
         for other in container.streams:
@@ -221,7 +242,8 @@ class Reading:
     def run(self, container: InputContainer, stream: VideoStream) -> None:
         """Wait for the order to start, then send what comes after its time stamp (None: all)."""
         after = self._orders.start.get()
-        if after is not None and self._lands_before(after):
+        is_live = self._job.source.is_live
+        if after is not None and not is_live and self._lands_before(after):
             container.seek(after, stream=stream, backward=True)
         seen = after
         for frame in self._frames(container, stream, after):
@@ -230,7 +252,7 @@ class Reading:
                 self._skip("frame", None, "its packet carries no time stamp")
             elif after is not None and pts <= after:
                 continue
-            elif seen is not None and pts <= seen:
+            elif seen is not None and (pts == seen or (pts < seen and not is_live)):
                 self._skip("frame", pts, "its time stamp doesn't move on")
             else:
                 seen = pts

@@ -27,7 +27,7 @@ PIXELS = 64_000_000
 
 
 def decoder(path: Path, limits: DecodingLimits = video_decoder.LIMITS) -> VideoDecoder:
-    return VideoDecoder(path, "mov", PIXELS, limits)
+    return VideoDecoder(video_decoder.local_video(path, "mov"), PIXELS, limits)
 
 
 def is_running(pid: int) -> bool:
