@@ -154,6 +154,7 @@ class Session:
             return Verdict("rejected", arrival.problem or reason)
         if turn.is_held_out:
             self.counts["held out"] += 1
+            self.gate.pass_by(arrival.frame)
             if arrival.frame.camera is not None:
                 self.trajectory.append(arrival.frame, is_held_out=True)
             return Verdict("held out")
@@ -321,7 +322,8 @@ class Session:
         frames = {
             **with_prefix("pending", frames_to_tensors([p.frame for p in self._pending])),
             **with_prefix("probe", frames_to_tensors(self.retention.frames)),
-            **with_prefix("gate", frames_to_tensors(self.gate.frames())),
+            **with_prefix("previous", frames_to_tensors(_known(self.gate.previous))),
+            **with_prefix("written", frames_to_tensors(_known(self.gate.written))),
             **with_prefix("window", self.intake.to_tensors()),
         }
         state, state_facts = state_to_tensors(self._published.state)
@@ -376,8 +378,11 @@ class Session:
         ]
         probe = frames_from_tensors(under_prefix("probe", snapshot.frames))
         self.retention = RetentionProbe(tuple(probe), [float(r) for r in facts["retention"]])
-        written = frames_from_tensors(under_prefix("gate", snapshot.frames))
-        self.gate.restore(facts["gate"], written)
+        last = {
+            name: next(iter(frames_from_tensors(under_prefix(name, snapshot.frames))), None)
+            for name in ("previous", "written")
+        }
+        self.gate.restore(facts["gate"], **last)
         self.intake.restore(facts["intake"], under_prefix("window", snapshot.frames))
         self.foresight.restore(facts["foresight"])
         self.refused, self.counts = Counter(facts["refused"]), Counter(facts["counts"])
@@ -388,3 +393,7 @@ class Session:
         self.chunk_latencies = Sampled.from_facts(facts["chunk_latencies"])
         self._num_rows = int(facts["rows"])
         self._log.keep_first(self._num_rows)
+
+
+def _known(frame: Frame | None) -> list[Frame]:
+    return [] if frame is None else [frame]

@@ -12,7 +12,7 @@ picture that stays the same while its camera moves: one of the two is false.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +33,9 @@ Predict = Callable[[Frame], np.ndarray | None]
 
 @dataclass
 class WriteGate:
-    """One stream's gate. previous: the last frame that was written, as it came; written: as it was
-    written. blurs, sharpnesses, brightnesses: of the last ones written. in_a_row: rejected since.
+    """One stream's gate. previous: the last whole frame as it came, written or held out; written:
+    the last one that was written, as it was. blurs, sharpnesses, brightnesses: of the last ones
+    written. in_a_row: rejected since.
     """
 
     limits: GateThresholds
@@ -60,6 +61,11 @@ class WriteGate:
         self._note(frame, judged.frame)
         return judged
 
+    def pass_by(self, frame: Frame) -> None:
+        """A frame that is held out: nothing of it is written, and it may come again, frozen."""
+        if frame.camera is not None and frame.image.dtype == np.uint8:
+            self.previous = frame
+
     def judge_state(self, tensors: Mapping[str, Tensor]) -> Verdict:
         """Verdict on the state after a chunk; a state that is not finite is never published."""
         for name, tensor in tensors.items():
@@ -84,12 +90,12 @@ class WriteGate:
             return "no camera"
         if image.shape[:2] != (camera.height, camera.width):
             return "picture and camera differ in size"
-        if self.previous is not None and image.shape != self.previous.image.shape:
+        if self.written is not None and image.shape != self.written.image.shape:
             return f"size changed to {camera.width}x{camera.height}"
         return None
 
     def _repeated(self, frame: Frame) -> Judged | None:
-        if self.previous is None:
+        if self.previous is None or self.previous.image.shape != frame.image.shape:
             return None
         measured = measures.difference(frame.image, self.previous.image)
         if measured > self.limits.frozen:
@@ -140,6 +146,8 @@ class WriteGate:
         previous = self.previous
         if previous is None or previous.camera is None or frame.camera is None:
             return False
+        if previous.image.shape != frame.image.shape:
+            return False
         if measures.difference(frame.image, previous.image) > self.limits.frozen:
             return False
         return not np.array_equal(frame.camera.c2w_cv, previous.camera.c2w_cv)
@@ -164,7 +172,7 @@ class WriteGate:
     # --- snapshots ---
 
     def to_facts(self) -> dict[str, Any]:
-        """For a snapshot, JSON-compatible; `frames` has the pictures."""
+        """For a snapshot, JSON-compatible; `previous` and `written` are the caller's to keep."""
         return {
             "blurs": self.blurs,
             "sharpnesses": self.sharpnesses,
@@ -172,13 +180,11 @@ class WriteGate:
             "in_a_row": self.in_a_row,
         }
 
-    def frames(self) -> list[Frame]:
-        """None, or the last one written, as it came and as it was written."""
-        return [frame for frame in (self.previous, self.written) if frame is not None]
-
-    def restore(self, facts: Mapping[str, Any], frames: Sequence[Frame]) -> None:
-        """Go on from `to_facts` and `frames`."""
+    def restore(
+        self, facts: Mapping[str, Any], previous: Frame | None, written: Frame | None
+    ) -> None:
+        """Go on from `to_facts`."""
         for name in ("blurs", "sharpnesses", "brightnesses"):
             setattr(self, name, [float(value) for value in facts[name]])
         self.in_a_row = int(facts["in_a_row"])
-        self.previous, self.written = frames or (None, None)
+        self.previous, self.written = previous, written

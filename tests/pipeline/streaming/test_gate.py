@@ -50,7 +50,7 @@ def gate(scene):
 
 
 def facts_of(gate):
-    return gate.to_facts(), [frame.image.tobytes() for frame in gate.frames()]
+    return gate.to_facts(), gate.previous.image.tobytes(), gate.written.image.tobytes()
 
 
 def blurred(image, radius):
@@ -92,6 +92,12 @@ def test_a_repeated_picture_is_frozen_and_a_still_camera_is_not(gate, scene):
     still = replace(last, image=(last.image + noise).round().clip(0, 255).astype(np.uint8))
     judged = gate.judge(still, nothing_yet)
     assert judged.verdict.kind == "accepted"
+
+
+def test_a_picture_that_repeats_a_held_out_one_is_not_written_either(gate, scene):
+    gate.pass_by(scene[10])
+    repeated = replace(scene[11], image=scene[10].image)
+    assert gate.judge(repeated, nothing_yet).verdict.reason == "frozen while its camera moves"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +162,7 @@ def test_a_gate_that_was_put_away_judges_as_if_it_never_had_been(gate, scene):
     for _ in range(3):
         gate.judge(dim, nothing_yet)
     again = WriteGate(LIMITS)
-    again.restore(gate.to_facts(), gate.frames())
+    again.restore(gate.to_facts(), gate.previous, gate.written)
     for frame in (dim, dim, dim, scene[10], scene[10], scene[11]):
         left, right = gate.judge(frame, nothing_yet), again.judge(frame, nothing_yet)
         assert left.verdict == right.verdict
