@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from everview.datasets.errors import DataError
 from everview.pipeline.errors import UsageError
 from everview.pipeline.streaming.gate import measures
 from everview.pipeline.streaming.gate.exposure import rectifying_fit
 from everview.pipeline.streaming.gate.thresholds import GateThresholds
 from everview.pipeline.streaming.gate.write_gate import WriteGate
+from everview.pipeline.streaming.preparing import prepared
 
 LIMITS = GateThresholds(patience=5)
 
@@ -180,3 +182,16 @@ def test_impossible_limits_are_refused():
         GateThresholds(warm_up=20)
     with pytest.raises(UsageError, match="patience"):
         GateThresholds(patience=0)
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (np.full((64, 64, 3), np.nan, np.float32), "not finite"),
+        (np.zeros((64, 64, 3), np.float32), "float32"),
+        (np.zeros((64, 64), np.uint8), r"uint8 \[64, 64\]"),
+    ],
+)
+def test_a_picture_that_no_reader_makes_is_named_before_it_is_resized(scene, image, said):
+    with pytest.raises(DataError, match=said):
+        prepared(replace(scene[0], image=image), 32, 8)
