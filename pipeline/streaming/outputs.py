@@ -16,7 +16,7 @@ from everview.pipeline.rendering.path_export import export_path
 from everview.pipeline.runs.metrics import DEPTH_KEYS, FLOORS, IMAGE_KEYS
 from everview.pipeline.streaming.config import StreamConfig
 from everview.pipeline.streaming.floors import StreamFloors
-from everview.pipeline.streaming.preparing import prepared, read_again
+from everview.pipeline.streaming.preparing import prepared, read_again, readable_again
 from everview.pipeline.streaming.progress import Progress
 from everview.pipeline.streaming.review import HeldOutReview, depth_view, evenly
 from everview.pipeline.streaming.scenes import survey_stream
@@ -50,8 +50,11 @@ def _compare_and_fuse(
     """The second pass over the capture."""
     renderer = session.published.renderer
     lpips, lpips_source = open_lpips(download=False)  # a stream asks nothing of the network
-    held_out = evenly(session.trajectory.held_out_indices(), config.measured_views)
-    nearest = session.trajectory.nearest_observed(held_out)
+    trajectory = session.trajectory
+    observed = readable_again(capture, trajectory.observed_indices())
+    there = readable_again(capture, trajectory.held_out_indices())
+    held_out = evenly(there, config.measured_views)
+    nearest = trajectory.nearest_observed(held_out, observed)
     shown = evenly(held_out, config.review_views)
     review = HeldOutReview(
         renderer=renderer,
@@ -62,7 +65,7 @@ def _compare_and_fuse(
         beside={index: nearest[index] for index in shown if index in nearest},
     )
     floors = StreamFloors(session.colour.mean(), nearest, review.scores)
-    geometry, fused = _open_geometry(session, capture, config)
+    geometry, fused = _open_geometry(session, capture, config, observed)
     wanted = set(held_out) | fused | set(nearest.values())
     judged = set(held_out)
     for done, frame in enumerate(read_again(capture, wanted), 1):
@@ -95,7 +98,7 @@ def _compare_and_fuse(
 
 
 def _open_geometry(
-    session: Session, capture: Capture, config: StreamConfig
+    session: Session, capture: Capture, config: StreamConfig, observed: list[int]
 ) -> tuple[SceneGeometry | None, set[int]]:
     """The fusion and the indices of the observed frames that go into it."""
     if config.fusion_views < 1:
@@ -105,7 +108,7 @@ def _open_geometry(
     voxel = voxel_size_for(float(1 / session.gauge.scale[0]), is_measured)
     # measured depth costs no look into the state, so more of it can be had for the same time
     most = config.fusion_views * (2 if is_measured else 1)
-    chosen = evenly(session.trajectory.observed_indices(), most)
+    chosen = evenly(observed, most)
     return SceneGeometry(voxel, config.mesh), set(chosen)
 
 

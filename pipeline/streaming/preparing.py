@@ -10,6 +10,7 @@ from everview.datasets.captures import Capture, Frame
 from everview.datasets.errors import DataError
 from everview.datasets.listed import ListedCapture
 from everview.datasets.resampling import fit_frame
+from everview.pipeline.streaming.sources.kept import KeptFrames
 
 
 def prepared(frame: Frame, size: int, patch: int) -> Frame:
@@ -28,6 +29,13 @@ def prepared(frame: Frame, size: int, patch: int) -> Frame:
 def is_held_out(frame: Frame, every: int) -> bool:
     """Indices 0, n, 2n, ... of the frames that have an image; none when `every` is 0."""
     return every > 0 and frame.index % every == 0
+
+
+def readable_again(capture: Capture, indices: list[int]) -> list[int]:
+    """Those of the frames that can be read a second time: all, but not all of a live stream's."""
+    if isinstance(capture, KeptFrames):
+        return [index for index in indices if index in capture]
+    return indices
 
 
 def read_again(capture: Capture, wanted: set[int]) -> Iterator[Frame]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +16,15 @@ from everview.pipeline.evaluation.floors import view_distances
 _NUMBERS = 2 + 4 + 16 + 1 + 1 + 1  # size, intrinsics, pose, time, index, role
 _OBSERVED, _HELD_OUT = 0.0, 1.0
 _AT_A_TIME = 16
+
+
+@dataclass(frozen=True, eq=False)
+class SeenCamera:
+    """A camera of the stream: when it was there, in seconds, and whether it was held out."""
+
+    camera: Camera
+    time_s: float | None
+    is_held_out: bool
 
 
 class Trajectory:
@@ -65,10 +75,30 @@ class Trajectory:
         """Positions in the capture of the frames kept from the model."""
         return [index for _, _, index in self._select(_HELD_OUT)]
 
-    def nearest_observed(self, indices: Sequence[int]) -> dict[int, int]:
-        """For each position of a frame in the capture, that of the nearest observed frame."""
+    def evenly(self, most: int) -> list[SeenCamera]:
+        """At most `most` cameras, evenly taken, the last among them; beside `append`, too."""
         rows = self._rows[: self._length]
-        observed = rows[rows[:, 24] == _OBSERVED]
+        places = np.unique(np.linspace(len(rows) - 1, 0, min(most, len(rows))).round().astype(int))
+        return [
+            SeenCamera(
+                Camera.of_row(int(row[0]), int(row[1]), row[2:6], row[6:22].reshape(4, 4)),
+                None if np.isnan(row[22]) else float(row[22]),
+                bool(row[24] == _HELD_OUT),
+            )
+            for row in rows[places]
+        ]
+
+    def covered_s(self) -> tuple[float, float] | None:
+        """The first and the last moment of all frames that have a time, in seconds."""
+        times = self._rows[: self._length, 22]
+        known = times[~np.isnan(times)]
+        return (float(known.min()), float(known.max())) if len(known) else None
+
+    def nearest_observed(self, indices: Sequence[int], among: Sequence[int]) -> dict[int, int]:
+        """For each position of a frame in the capture, that of the nearest observed frame among
+        those at the positions `among`."""
+        rows = self._rows[: self._length]
+        observed = rows[(rows[:, 24] == _OBSERVED) & np.isin(rows[:, 23], list(among))]
         asked = rows[np.isin(rows[:, 23], list(indices))]
         if not len(observed) or not len(asked):
             return {}

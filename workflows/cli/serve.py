@@ -31,7 +31,6 @@ class Arguments(CommonFlags, StreamConfig):
     """port to listen at (0: a free one, which DIR/ingest.json names)"""
     capture: tyro.conf.Suppress[str] = "ingest://"
     watch: tyro.conf.Suppress[bool] = False
-    cameras: tyro.conf.Suppress[str | None] = None
 
 
 def run(arguments: Arguments) -> Outcome:

@@ -14,8 +14,10 @@
 The connection is `ws://HOST:PORT/ingest` with the header `Authorization: Bearer TOKEN`. `next` in
 `welcome` is the number to go on from: after a crash, or on a new connection. Sending a frame twice
 changes nothing. A sender has at most `window` frames on their way that were neither acknowledged
-nor refused. `live` says that the sender can't wait: a full queue then loses the oldest frame, which
-is refused as dropped; otherwise the server reads on when there is room.
+nor refused. `effect` is the verdict on the frame: accepted, rectified, rejected and why, held out,
+duplicate, late; or waiting, for its turn after a number that is missing (what becomes of it then is
+in frames.parquet). `live` says that the sender can't wait: a full queue then loses the oldest
+frame, which is refused as dropped; otherwise the server reads on when there is room.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ class KeptFrames(Capture):
     """One file a frame under RUN/kept_frames; goes with the run once it is complete."""
 
     def __init__(self, run: Path, info: CaptureInfo, most: int = 2048) -> None:
-        """most: frames on disk; a frame takes 3 bytes a pixel, 7 with depth."""
+        """most: frames on disk, at least a block; each takes 3 bytes a pixel, 7 with depth."""
         self.folder, self.info, self.skipped = run / FOLDER, info, []
-        self._most, self._every = most, 1
+        self._most, self._every = max(most, _BLOCK), 1
         self._files = {int(file.stem): file for file in self.folder.glob("*.safetensors")}
 
     def __contains__(self, index: int) -> bool:

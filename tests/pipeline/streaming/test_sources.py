@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from everview.datasets.writers.transforms_json import write_transforms_json
 from everview.pipeline.runs import read_frames
 from everview.pipeline.streaming.arrivals import Arrival
 from everview.pipeline.streaming.feeder import DROPPED, Feeder
+from everview.pipeline.streaming.sources import iterated
 from everview.pipeline.streaming.sources.captured import CapturedSource
 from everview.pipeline.streaming.sources.iterated import IteratedSource
 from everview.pipeline.streaming.sources.kept import KeptFrames
@@ -123,6 +125,17 @@ def test_an_iterator_streams_to_the_same_views_as_the_capture_it_came_from(confi
     assert result.metrics["psnr"] == pytest.approx(plain.metrics["psnr"], abs=1e-9)
     assert {p.name for p in result.run.iterdir()} == {p.name for p in plain.run.iterdir()}
     assert len(read_frames(result.run)) == 21
+
+
+def test_of_a_long_live_stream_what_was_kept_is_compared_and_nothing_else(
+    config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(iterated, "KeptFrames", partial(KeptFrames, most=16))
+    capture = open_capture(config.capture)
+    result = stream_source(IteratedSource(iter(capture), "x"), config, tmp_path / "run")
+    held_out = [row["id"] for row in read_frames(result.run) if row["role"] == "held_out"]
+    assert held_out == [0, 5, 10, 15]  # and not 20, of a block that was let go
+    assert result.metrics["floors"]["nearest_view"]["psnr"] > 0
 
 
 def test_an_iterator_whose_indices_fall_is_refused(frames):
