@@ -1,6 +1,7 @@
 """A folder that is filled while it is streamed: order, half-written files, ends, resuming."""
 
 import json
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -16,6 +17,7 @@ from everview.pipeline.streaming.config import SourceOptions
 from everview.pipeline.streaming.feeder import Feeder
 from everview.pipeline.streaming.sources.folder import FolderSource
 from everview.pipeline.streaming.stream import stream_capture
+from tests.pipeline.streaming.test_stream import Signaller, last_state
 
 pytestmark = pytest.mark.usefixtures("without_lpips")
 
@@ -213,7 +215,7 @@ def test_going_on_after_any_arrival_takes_the_others_once(fill):
         changed.resume(whole[2].cursor)
 
 
-def test_streaming_a_folder_while_it_is_filled_gives_the_run_that_the_finished_folder_gives(
+def test_a_folder_streamed_while_it_is_filled_and_stopped_leaves_the_run_of_the_finished_one(
     config, capture_folder, tmp_path
 ):
     plain = stream_capture(config, tmp_path / "plain")
@@ -229,10 +231,12 @@ def test_streaming_a_folder_while_it_is_filled_gives_the_run_that_the_finished_f
 
     filling = threading.Thread(target=fill_slowly)
     filling.start()
-    watched = stream_capture(
-        replace(config, capture=str(folder), watch=True, idle_s=60.0), tmp_path / "watched"
-    )
+    watching = replace(config, capture=str(folder), watch=True, idle_s=60.0)
+    with pytest.raises(SystemExit):
+        stream_capture(watching, tmp_path / "watched", progress=Signaller(signal.SIGTERM, 12))
+    watched = stream_capture(watching, tmp_path / "watched")
     filling.join()
+    assert last_state(watched.run) == last_state(plain.run)
     assert watched.metrics["psnr"] == plain.metrics["psnr"]
     assert watched.metrics["details"]["queue"]["dropped"] == 0
     names = {path.name for path in plain.run.iterdir()}
