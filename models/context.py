@@ -9,6 +9,9 @@ same state (LaCT, arXiv 2505.23884, section 3.4; tttLRM does the same).
 The exchange is differentiable: dL/ds of a summand is the sum of all ranks' dL/dS, so its backward
 is the same all-reduce. A rank's gradients are those of the *sum* of all ranks' losses through its
 own tokens; averaged over ranks they are the gradients of the mean loss.
+
+It is begun and ended apart: what lies between runs beside it, and what lies between forward does so
+backward. torch.compile knows both halves (torch's functional collectives) and keeps their order.
 """
 
 from __future__ import annotations
@@ -18,34 +21,40 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
-
-# an operator, so that torch.compile takes the exchange as it is instead of breaking its graph
+from torch import Tensor
 
 
-@torch.library.custom_op("everview::sum_over_ranks", mutates_args=())
-def sum_over_ranks(tensor: Tensor, group: str) -> Tensor:
-    """The sum of every rank's `tensor` over the process group called `group`."""
-    total = tensor.clone(memory_format=torch.contiguous_format)
-    members = distributed.distributed_c10d._resolve_process_group(group)  # type: ignore[arg-type]
-    distributed.all_reduce(total, group=members)
-    return total
+class _Begin(torch.autograd.Function):
+    """Begin a sum over ranks; backward ends the one that `_End`'s backward began."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: str) -> Tensor:
+        return _begun(tensor, group)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _ended(gradient), None
 
 
-@sum_over_ranks.register_fake
-def _(tensor: Tensor, group: str) -> Tensor:
-    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+class _End(torch.autograd.Function):
+    """End a sum over ranks; backward begins the gradients'."""
+
+    @staticmethod
+    def forward(ctx: Any, begun: Tensor, group: str) -> Tensor:
+        ctx.group = group
+        return _ended(begun)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _begun(gradient, ctx.group), None
 
 
-def _keep_group(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
-    ctx.group = inputs[1]
+def _begun(tensor: Tensor, group: str) -> Tensor:
+    return torch.ops._c10d_functional.all_reduce(tensor.contiguous(), "sum", group)
 
 
-def _sum_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-    return sum_over_ranks(gradient, ctx.group), None
-
-
-sum_over_ranks.register_autograd(_sum_gradients, setup_context=_keep_group)
+def _ended(begun: Tensor) -> Tensor:
+    return torch.ops._c10d_functional.wait_tensor(begun)
 
 
 @dataclass(frozen=True)
@@ -59,9 +68,17 @@ class Context:
     count: int = 1
     group: str = ""
 
+    def begin_total(self, tensor: Tensor) -> Tensor:
+        """Begin `total`. What is returned may only be given to `end_total`."""
+        return tensor if self.count == 1 else _Begin.apply(tensor, self.group)
+
+    def end_total(self, begun: Tensor) -> Tensor:
+        """The sum that was begun; on a GPU the stream waits for it, not the host."""
+        return begun if self.count == 1 else _End.apply(begun, self.group)
+
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over the ranks, differentiable."""
-        return tensor if self.count == 1 else sum_over_ranks(tensor, self.group)
+        return self.end_total(self.begin_total(tensor))
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over the ranks, differentiable."""

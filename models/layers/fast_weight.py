@@ -37,6 +37,7 @@ from everview.models.config import ModelConfig
 from everview.models.context import Context
 from everview.models.elastic import ElasticState
 from everview.models.layers.plan import Plan
+from everview.models.schedule import Operation
 
 
 class FastWeightState(NamedTuple):
@@ -185,57 +186,74 @@ class FastWeightMemory(nn.Module):
         grid: tuple[int, int],
     ) -> tuple[Tensor | None, Tensor | None, FastWeightState]:
         """See Layer.run."""
-        if inputs_BVTC is not None:
-            inputs_BVTC, state = self._execute(inputs_BVTC, state, plan, steps_BU)
+        # the queries' projections need no state: ranks exchange the first sums beside them
+        begun = None if inputs_BVTC is None else self._begin(inputs_BVTC, state, plan)
+        asked = None
         if queries_BVTC is not None:
-            queries = self.norm(queries_BVTC.flatten(1, 2))
-            packet = self.project(queries, writes=False)
-            queries_BVTC = self._residual(queries_BVTC, self.read(packet, state))
+            asked = self.project(self.norm(queries_BVTC.flatten(1, 2)), writes=False)
+        if begun is not None:
+            inputs_BVTC, state = self._execute(inputs_BVTC, begun, state, plan, steps_BU)
+        if asked is not None:
+            queries_BVTC = self._residual(queries_BVTC, self.read(asked, state))
         return inputs_BVTC, queries_BVTC, state
 
-    def _execute(
-        self, x_BVTC: Tensor, state: FastWeightState, plan: Plan, steps_BU: Tensor
-    ) -> tuple[Tensor | None, FastWeightState]:
-        """Interpret the plan's operations on the input tokens; None if none of them is read."""
+    def _begin(self, x_BVTC: Tensor, state: FastWeightState, plan: Plan) -> _Begun:
+        """Project the input tokens and begin the sums of the first update, or of all at once."""
         tokens = x_BVTC.shape[2]
         reading = any(operation.kind == "apply" for operation in plan.operations)
         packet = self.project(self.norm(x_BVTC.flatten(1, 2)), reads=reading)
-        directions = self._directions_at_once(packet, state, plan)
+        updates = [operation for operation in plan.operations if operation.kind == "update"]
+        if not updates:
+            return _Begun(packet, None, 0)
+        count = self._independent(updates, plan)
+        if count:
+            delta = Delta(self._all_sums(packet, count))
+        else:
+            span = _token_span(plan.span(updates[0].chunks), tokens)
+            delta = self.accumulate(_cut(packet, span), state)
+        return _Begun(packet, _begin_total(delta, plan.context), count)
+
+    def _execute(
+        self, x_BVTC: Tensor, begun: _Begun, state: FastWeightState, plan: Plan, steps_BU: Tensor
+    ) -> tuple[Tensor | None, FastWeightState]:
+        """Interpret the plan's operations on the input tokens; None if none of them is read."""
+        tokens, packet, context = x_BVTC.shape[2], begun.packet, plan.context
+        directions: tuple[Tensor, ...] = ()
+        if begun.at_once:
+            together = self.direction(_end_total(begun.delta, context).sums)
+            directions = together.unflatten(0, (-1, begun.at_once)).unbind(1)
         reads: list[tuple[slice, FastWeightState]] = []
         update = 0
         for operation in plan.operations:
             span = _token_span(plan.span(operation.chunks), tokens)
             if operation.kind == "apply":
                 reads.append((span, state))
-            elif directions is not None:
+                continue
+            if directions:
                 state = self.move(directions[update], state, steps_BU[:, update])
-                update += 1
             else:
-                delta = _total(self.accumulate(_cut(packet, span), state), plan.context)
-                state = self.commit(delta, state, steps_BU[:, update])
-                update += 1
-        if not reading:
+                delta = begun.delta
+                if update:
+                    delta = _begin_total(self.accumulate(_cut(packet, span), state), context)
+                state = self.commit(_end_total(delta, context), state, steps_BU[:, update])
+            update += 1
+        if not reads:
             return None, state
         return self._residual(x_BVTC, self._read_all(packet, reads)), state
 
-    def _directions_at_once(
-        self, packet: Packet, state: FastWeightState, plan: Plan
-    ) -> tuple[Tensor, ...] | None:
-        """Every update's direction in one batch, where none depends on the state; else None."""
-        updates = [op for op in plan.operations if op.kind == "update"]
-        views = {sum(plan.chunk_views[c] for c in op.chunks) for op in updates}
-        if self.writes != ("w1",) or self.momentum is not None or len(views) != 1:
-            return None
-        count = len(updates)
-        n = packet.keys_values.shape[0]
-        per_update = Packet(
-            None,
-            packet.keys_values.unflatten(1, (count, -1)).flatten(0, 1),
-            packet.rates.unflatten(1, (count, -1)).flatten(0, 1),
-        )
+    def _independent(self, updates: list[Operation], plan: Plan) -> int:
+        """How many updates there are, if none's direction depends on the state, so that all can be
+        made in one batch; else 0."""
+        views = {sum(plan.chunk_views[chunk] for chunk in update.chunks) for update in updates}
+        alike = self.writes == ("w1",) and self.momentum is None and len(views) == 1
+        return len(updates) if alike else 0
+
+    def _all_sums(self, packet: Packet, count: int) -> Tensor:
+        """The sums of `count` updates of equal length, updates next to their batch element."""
+        keys_values = packet.keys_values.unflatten(1, (count, -1)).flatten(0, 1)
+        rates = packet.rates.unflatten(1, (count, -1)).flatten(0, 1)
         weights = FastWeights(self._shared(self.w0, count), None, self._shared(self.w2, count))
-        sums = fast_weight_gradient(weights, per_update.keys_values, per_update.rates, self.writes)
-        return self.direction(plan.context.total(sums)).unflatten(0, (n, count)).unbind(1)
+        return fast_weight_gradient(weights, keys_values, rates, self.writes)
 
     def _shared(self, weight: Tensor, repeats: int) -> Tensor:
         """A frozen matrix for heads whose updates were folded into the batch axis."""
@@ -293,14 +311,30 @@ class FastWeightMemory(nn.Module):
         return x_BVTC + self.out(normed).view(x_BVTC.shape)
 
 
-def _total(delta: Delta, context: Context) -> Delta:
-    """What all ranks of a context write together: sums add up, the momentum's factor is a mean."""
+class _Begun(NamedTuple):
+    """Input tokens on their way into the memory.
+
+    delta: the first update's, to be ended; or all updates' in one batch, `at_once` of them. None if
+    nothing is written.
+    """
+
+    packet: Packet
+    delta: Delta | None
+    at_once: int
+
+
+def _begin_total(delta: Delta, context: Context) -> Delta:
+    """Begin to add up what all ranks of a context write together; momentum's factor is a mean."""
     if context.count == 1:
         return delta
     if not delta.is_sum:
         raise ValueError("what isn't a sum over tokens can't be divided among ranks")
     decay = None if delta.decay is None else context.mean(delta.decay)
-    return delta._replace(sums=context.total(delta.sums), decay=decay)
+    return delta._replace(sums=context.begin_total(delta.sums), decay=decay)
+
+
+def _end_total(delta: Delta, context: Context) -> Delta:
+    return delta._replace(sums=context.end_total(delta.sums))
 
 
 def _token_span(views: slice, tokens: int) -> slice:
