@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from everview.workflows.faults.__main__ import ROWS, Result, Row, main, table, tried, write
+from everview.workflows.faults.bad_line import ABSENT, Fault, Line
 from everview.workflows.faults.trial import Unmet
 
 
@@ -35,6 +36,23 @@ def test_a_matrix_run_in_parts_keeps_the_rows_of_the_other_parts(tmp_path):
         write(out, [Result(number, "fault", "must hold", [0], {}, [seconds])])
     rows = json.loads(out.read_text())["rows"]
     assert [(row["number"], row["seconds"]) for row in rows] == [("2", [2.0]), ("7", [3.0])]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_line_does_what_its_fault_says_and_the_same_again(seed):
+    fault = Fault(("black", ABSENT), 0.05, duplicates=0.1, reorder=8)
+    line = Line.of(fault, 64, seed)
+    assert line == Line.of(fault, 64, seed)
+    first = list(dict.fromkeys(line.numbers))
+    absent = {number for number, kind in line.wrong.items() if kind == ABSENT}
+    sent = [number for number in range(64) if number not in absent]
+    assert sorted(first) == sent
+    assert len(absent) == 3
+    assert max(abs(first.index(number) - sent.index(number)) for number in sent) <= 8
+    assert 0 < len(line.numbers) - len(first) <= 6
+    late = Line.of(Fault(late=3), 64, seed).numbers
+    after = {n: sum(other > n for other in late[: late.index(n)]) for n in late}
+    assert sorted(after.values())[-4:-3] <= [8] < sorted(after.values())[-3:]
 
 
 @pytest.mark.slow

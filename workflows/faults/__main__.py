@@ -15,12 +15,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
 
 from everview.pipeline.runs.atomic import write_json
-from everview.workflows.faults import one_process, several_ranks
+from everview.workflows.faults import one_process, one_stream, several_ranks
 from everview.workflows.faults.trial import Unmet
 
 Run = Callable[[int, Path], float]
@@ -51,8 +52,27 @@ ROWS = (
         "aside, the commit before it used; curve and weights", one_process.damaged, 16),
     Row("7b", "every commit damaged", "exit code 3, twice", one_process.all_damaged, 3),
     Row("8", "a program in place of the weights", "it doesn't run", one_process.malicious, 3),
+    Row("9", "stream: 5 % of the frames' files damaged", "finishes; exactly those that can't be "
+        "decoded counted and named", partial(one_stream.corrupt, 0.05), 5),
+    Row("9b", "stream: 20 % of them", "the same", partial(one_stream.corrupt, 0.2), 3),
+    Row("10", "stream: NaN, black, blank, frozen frames, 1 in 50 each", "state finite, and that of "
+        "a stream without them, bit for bit", one_stream.kept_out, 5),
+    Row("10b", "stream: blurred, dark, reddish frames, 1 in 25 each", "held-out PSNR within 0.3 dB "
+        "of no faults, and at least that of an open gate", one_stream.mended, 5),
+    Row("10c", "stream: none, in fox, hololens60, gso_toy at 128 and 256 px", "no frame doubted or "
+        "rejected", one_stream.clean_captures, 6),
+    Row("11", "stream: 10 % duplicates, order off by up to 8", "rows, trajectory, state of a clean "
+        "stream, bit for bit; duplicates counted", one_stream.disordered, 10),
+    Row("11b", "stream: frames later than the window", "counted and named as gaps and as late",
+        one_stream.late, 5),
+    Row("12", "stream: clock ahead by 0.1, 1, 10 s, and back", "an event each but for 0.1 s, with "
+        "its frame", one_stream.time_gaps, 5),
+    Row("14", "stream: SIGKILL at a touch of a file, on a line with duplicates, disorder, damage",
+        "rows, trajectory, state, events, bit for bit", one_stream.killed, 20),
     Row("16", "disk full", "exit code 75; with room again, curve and weights",
         one_process.disk_full, 5),
+    Row("16b", "stream: disk full", "exit code 75; with room again, rows, trajectory, state",
+        one_stream.stream_disk_full, 3),
     Row("24", "a second run in the directory", "refused while the first lives",
         one_process.two_runs, 5),
     Row("25", "a rank hangs", "named in an error after its 10 s timeout, exit code 75",
@@ -111,7 +131,7 @@ def tried(row: Row, seeds: Sequence[int], folder: Path) -> Result:
 def main(words: Sequence[str] | None = None) -> int:
     """The exit code: 0 when everything held."""
     parser = argparse.ArgumentParser(prog="python -m everview.workflows.faults",
-                                     description="the fault matrix of training")  # fmt: skip
+                                     description="the fault matrix")  # fmt: skip
     numbers = [row.number for row in ROWS]
     parser.add_argument("--rows", nargs="*", choices=numbers, default=numbers,
                         help="none: only show the table in --out")  # fmt: skip

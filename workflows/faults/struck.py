@@ -17,28 +17,35 @@ from typing import Any
 _EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 
 
-def main() -> None:
-    """See above."""
-    fatal, folder, words = int(sys.argv[1]), os.path.abspath(sys.argv[2]), sys.argv[3:]
-    touched = 0
+class Strike:
+    """From now on, SIGKILL at the `fatal`-th time this process touches a file below `folder`.
 
-    def heard(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal touched
+    touched: how often it has, so far.
+    """
+
+    def __init__(self, fatal: int, folder: str | os.PathLike[str]) -> None:
+        self.fatal, self.folder, self.touched = fatal, os.path.abspath(folder), 0
+        sys.addaudithook(self._heard)
+
+    def _heard(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event not in _EVENTS or not arguments or not isinstance(arguments[0], str | os.PathLike):
             return
-        if not os.path.abspath(os.fspath(arguments[0])).startswith(folder):
+        if not os.path.abspath(os.fspath(arguments[0])).startswith(self.folder):
             return
-        touched += 1
-        if touched == fatal:
+        self.touched += 1
+        if self.touched == self.fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.addaudithook(heard)
+
+def main() -> None:
+    """See above."""
+    strike, words = Strike(int(sys.argv[1]), sys.argv[2]), sys.argv[3:]
     from everview.workflows.cli.main import main as everview
 
     try:
         everview(words)
     finally:
-        print(f"touched {touched}", flush=True)
+        print(f"touched {strike.touched}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,311 @@
+"""Rows of the fault matrix that one stream can meet: what a line does to frames, and kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from everview.workflows.faults.bad_line import ABSENT, CORRUPT, Fault, Line, damaged, decoded
+from everview.workflows.faults.streamed import run
+from everview.workflows.faults.trial import Attempt, demand, start
+
+COUNT = 64
+NONE = Fault()
+_PROGRAM = (sys.executable, "-m", "everview.workflows.faults.streamed")
+# of a row in frames.parquet: what the clock and the machine say differs from run to run
+_TIMED = ("latency_ms", "absorb_ms", "rss_mib", "psnr", "ssim", "lpips_alex", "laplacian_ratio")
+
+
+@dataclass(frozen=True, eq=False)
+class Streamed:
+    """What a finished stream left. rows: of the frames that were given to the model."""
+
+    state: bytes
+    trajectory: bytes
+    rows: tuple[str, ...]
+    events: tuple[dict[str, Any], ...]
+    counts: dict[str, int]
+    psnr: float
+
+    @staticmethod
+    def by(out: Path, has_numbers: bool = True) -> Streamed:
+        """Of the run in `out`; has_numbers: with the numbers of its rows."""
+        from everview.pipeline.runs import read_frames
+        from everview.pipeline.streaming.events import read_events
+
+        commits = [path for path in (out / "snapshot").iterdir() if path.name[:1].isdigit()]
+        last = max(commits, key=lambda path: tuple(map(int, path.name.split("-"))))
+        left_out = _TIMED if has_numbers else (*_TIMED, "sequence", "id")
+        rows = [
+            json.dumps({k: v for k, v in row.items() if k not in left_out})
+            for row in read_frames(out)
+            if row["role"] == "input" and row["gate"] in ("accepted", "rectified")
+        ]
+        metrics = json.loads((out / "metrics.json").read_text())
+        return Streamed(
+            (last / "state.safetensors").read_bytes(),
+            (last / "trajectory.safetensors").read_bytes(),
+            tuple(rows),
+            tuple(read_events(out)),
+            metrics["details"]["counts"],
+            metrics["psnr"],
+        )
+
+    def demand_effect(self, other: Streamed) -> None:
+        """Raise Unmet unless the frames had the effect that they have in `other`, bit for bit."""
+        demand(self.rows == other.rows, "the frames' rows differ")
+        demand(self.trajectory == other.trajectory, "the trajectories differ")
+        demand(self.state == other.state, "rows and trajectories are equal, the states differ")
+
+    def demand_counts(self, **expected: int) -> None:
+        """Raise Unmet unless these are the counts."""
+        found = {name: self.counts.get(name, 0) for name in expected}
+        demand(found == expected, f"counted {found}, not {expected}")
+
+
+def capture(folder: Path) -> Path:
+    """A procedural room on disk, made once beside `folder`, for all rows."""
+    from PIL import Image
+
+    from everview.datasets.opening import open_capture
+    from everview.datasets.writers.posed_image import PosedImage
+    from everview.datasets.writers.transforms_json import write_transforms_json
+
+    made = folder.parent / "capture"
+    if not (made / "transforms.json").exists():
+        made.mkdir()
+        images = []
+        for frame in open_capture(f"procedural://room?seed=3&frames={COUNT}&size=64"):
+            name = f"{frame.index:05d}.png"
+            Image.fromarray(frame.image).save(made / name)
+            images.append(PosedImage(name, frame.camera, frame.time_s))
+        write_transforms_json(made / "transforms.json", images, "metric")
+    return made
+
+
+def told(
+    folder: Path, name: str, fault: Fault = NONE, seed: int = 0, **more: Any
+) -> dict[str, Any]:
+    """What `streamed.py` is told: the capture over a line into folder/name."""
+    return {
+        "capture": str(capture(folder)), "out": str(folder / name), "count": COUNT,
+        "seed": seed, "fault": asdict(fault), **more,
+    }  # fmt: skip
+
+
+def stream(folder: Path, name: str, *args: Any, **more: Any) -> Attempt:
+    """That, in a process of its own, which is not waited for."""
+    words = [json.dumps(told(folder, name, *args, **more))]
+    return start(words, folder / f"{name}.log", _PROGRAM)
+
+
+def streamed(folder: Path, name: str, *args: Any, **more: Any) -> Streamed:
+    """That, in this process and to its end: nothing is killed."""
+    what = told(folder, name, *args, **more)
+    run(what)
+    return Streamed.by(Path(what["out"]))
+
+
+def clean(folder: Path, size: int = 32) -> Streamed:
+    """The same capture over a good line; made once beside `folder`, for all rows."""
+    name = f"clean-{size}"
+    if not (folder.parent / name / "metrics.json").exists():
+        return streamed(folder, name, out=str(folder.parent / name), size=size)
+    return Streamed.by(folder.parent / name)
+
+
+def lines_of(fault: Fault, seed: int) -> Line:
+    """What will be sent."""
+    return Line.of(fault, COUNT, seed)
+
+
+def corrupt(share: float, seed: int, folder: Path) -> float:
+    """Row 9. Packets with flipped bytes, or cut short: each that can't be decoded is counted and
+    named, and the others have the effect that they have when those never came."""
+    from everview.datasets.errors import DataError
+    from everview.datasets.opening import open_capture
+
+    began = time.monotonic()
+    fault = Fault((CORRUPT,), share)
+    found = streamed(folder, f"corrupt-{share:g}-{seed}", fault, seed)
+    frames = list(open_capture(str(capture(folder))))
+    unreadable = []
+    for number in sorted(lines_of(fault, seed).wrong):
+        try:
+            decoded(damaged(frames[number].image, number))
+        except DataError:
+            unreadable.append(number)
+    found.demand_counts(received=COUNT, unreadable=len(unreadable), missing=0)
+    named = [event["sequence"] for event in found.events if event["event"] == "unreadable"]
+    demand(named == unreadable, f"named {named}, not {unreadable}")
+    demand(bool(unreadable), "nothing was damaged enough")
+    return time.monotonic() - began
+
+
+def kept_out(seed: int, folder: Path) -> float:
+    """Row 10. NaN, black, blank and frozen frames, 1 in 50 each: the state is finite, and bit for
+    bit that of a line on which those frames never came."""
+    began = time.monotonic()
+    kinds = ("nan", "black", "blank", "frozen")
+    found = streamed(folder, f"spoilt-{seed}", Fault(kinds, 0.02), seed)
+    absent = streamed(folder, f"absent-{seed}", Fault((ABSENT,) * len(kinds), 0.02), seed)
+    compared = sum(number % 8 == 0 for number in lines_of(Fault(kinds, 0.02), seed).wrong)
+    wrong = len(lines_of(Fault(kinds, 0.02), seed).wrong)
+    found.demand_counts(received=COUNT, missing=0)
+    refused = found.counts.get("rejected", 0)
+    demand(
+        wrong - compared <= refused <= wrong,
+        f"{refused} were refused of {wrong}, {compared} of them held out",
+    )
+    demand(_is_finite(found.state), "the state is not finite")
+    demand(found.state == absent.state, "the state is not that of a line without those frames")
+    demand(found.rows == absent.rows, "the rows are not those of a line without those frames")
+    return time.monotonic() - began
+
+
+def mended(seed: int, folder: Path) -> float:
+    """Row 10b. Blurred frames and exposure jumps, 1 in 25 each: the held-out views are as good as
+    without the faults within 0.3 dB, and no worse than with the gate open."""
+    began = time.monotonic()
+    fault = Fault(("blurred", "dark", "reddish"), 0.04)
+    found = streamed(folder, f"mended-{seed}", fault, seed, size=64)
+    ungated = streamed(folder, f"ungated-{seed}", fault, seed, ungated=True, size=64)
+    whole = clean(folder, 64)
+    changed = found.counts.get("rectified", 0) + found.counts.get("rejected", 0)
+    said = (
+        f"{found.psnr:.2f} dB gated, {ungated.psnr:.2f} ungated, {whole.psnr:.2f} without faults; "
+        f"{found.counts.get('rectified', 0)} rectified, {found.counts.get('rejected', 0)} rejected"
+    )
+    print(said, file=sys.stderr, flush=True)
+    demand(changed > 0, f"nothing was noticed: {said}")
+    demand(found.psnr >= whole.psnr - 0.3, said)
+    demand(found.psnr >= ungated.psnr, said)
+    return time.monotonic() - began
+
+
+def clean_captures(seed: int, folder: Path) -> float:
+    """Row 10c. Real captures without faults: none of their frames is doubted."""
+    from everview.datasets.opening import open_capture
+    from everview.pipeline.streaming.gate.thresholds import GateThresholds
+    from everview.pipeline.streaming.gate.write_gate import WriteGate
+    from everview.pipeline.streaming.preparing import prepared
+
+    began = time.monotonic()
+    root = Path(os.environ.get("EVERVIEW_DATA", "../shared/data"))
+    name, size = [(n, s) for n in ("fox", "hololens60", "gso_toy") for s in (128, 256)][seed % 6]
+    demand((root / name).is_dir(), f"{root / name} isn't there: set EVERVIEW_DATA")
+    gate = WriteGate(GateThresholds())
+
+    def doubted(frame: Any) -> None:
+        raise AssertionError(f"the gate asked the memory about {frame.name}")
+
+    for frame in open_capture(str(root / name)):
+        verdict = gate.judge(prepared(frame, size, 8), doubted).verdict
+        demand(verdict.kind == "accepted", f"{name} at {size} px: {frame.name} {verdict}")
+    return time.monotonic() - began
+
+
+def disordered(seed: int, folder: Path) -> float:
+    """Row 11. A tenth twice, all off by up to 8 places: rows, trajectory and state of a good line,
+    bit for bit, and every duplicate counted."""
+    began = time.monotonic()
+    fault = Fault(duplicates=0.1, reorder=8)
+    found = streamed(folder, f"disorder-{seed}", fault, seed)
+    found.demand_effect(clean(folder))
+    twice = round(0.1 * COUNT)
+    found.demand_counts(received=COUNT + twice, duplicate=twice, late=0, gaps=0, missing=0)
+    return time.monotonic() - began
+
+
+def late(seed: int, folder: Path) -> float:
+    """Row 11b. Frames later than any window: counted, named, and without effect."""
+    began = time.monotonic()
+    found = streamed(folder, f"late-{seed}", Fault(late=3), seed)
+    found.demand_counts(received=COUNT, late=3, missing=3, duplicate=0)
+    missed = [event for event in found.events if event["event"] == "gap"]
+    gaps = [number for gap in missed for number in range(gap["first"], gap["last"] + 1)]
+    came = sorted(event["sequence"] for event in found.events if event["event"] == "late")
+    demand(sorted(gaps) == came, f"gaps at {gaps}, late {came}")
+    return time.monotonic() - began
+
+
+def time_gaps(seed: int, folder: Path) -> float:
+    """Row 12. The clock jumps ahead by 0.1, 1 and 10 s, and back once: two gaps and a step back are
+    named with their frames, and 0.1 s is no gap."""
+    began = time.monotonic()
+    fault = Fault(gaps_s=(0.1, 1.0, 10.0))
+    found = streamed(folder, f"clock-{seed}", fault, seed, is_timed=True)
+    times = lines_of(fault, seed).times
+    steps = {n: round(times[n] - times[n - 1], 3) for n in range(1, COUNT)}
+    expected = {n: "time backwards" if s < 0 else "time gap" for n, s in steps.items()
+                if s < 0 or s > 1}  # fmt: skip
+    named = {event["sequence"]: event["event"] for event in found.events}
+    demand(named == expected, f"named {named}, not {expected}")
+    return time.monotonic() - began
+
+
+def killed(seed: int, folder: Path) -> float:
+    """Row 14. SIGKILL at a random touch of a file in the run's directory, over a line with every
+    fault on it; the same command again leaves what a run that was never killed leaves: rows,
+    trajectory, state and events, bit for bit."""
+    fault = Fault(("black", CORRUPT), 0.03, duplicates=0.1, reorder=8)
+    whole_name = f"whole-{seed % 2}"
+    if not (folder / whole_name / "metrics.json").exists():
+        unharmed = stream(folder, whole_name, fault, seed % 2, every_s=0.3)
+        demand(unharmed.wait() == 0, unharmed.said()[-400:])
+    whole = Streamed.by(folder / whole_name)
+    log = (folder / f"{whole_name}.log").read_text()
+    touches = int(re.findall(r"touched (\d+)", log)[-1])
+    fatal = random.Random(seed).randint(8, touches * 3 // 4)
+    name = f"killed-{seed}"
+    attempt = stream(folder, name, fault, seed % 2, every_s=0.3, fatal=fatal)
+    code = attempt.wait()
+    demand(code == -signal.SIGKILL, f"touch {fatal} of {touches} wasn't met (exit code {code})")
+    began = time.monotonic()
+    found = streamed(folder, name, fault, seed % 2, every_s=0.3)
+    found.demand_effect(whole)
+    demand(found.events == whole.events, "the events differ")
+    demand(found.counts == whole.counts, f"counted {found.counts}, not {whole.counts}")
+    demand(found.psnr == whole.psnr, f"{found.psnr} dB, not {whole.psnr}")
+    return time.monotonic() - began
+
+
+def stream_disk_full(seed: int, folder: Path) -> float:
+    """Row 16b. A file system that is full after a few snapshots: exit 75, and with room again the
+    run ends as one that always had room. Needs the right to mount."""
+    disk = folder / f"disk-{seed}"
+    disk.mkdir()
+    room = random.Random(seed).randint(10, 16)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={room}m", "tmpfs", str(disk)]
+    demand(start([], folder / "mount.log", mount).wait() == 0, "can't mount a small file system")
+    try:
+        whole = clean(folder)
+        on_disk = {"out": str(disk / "run"), "every_s": 0.0}
+        attempt = stream(folder, f"full-{seed}", **on_disk)
+        code = attempt.wait()
+        demand(code == 75, f"exit code {code}, not 75, with {room} MiB: {attempt.said()[-300:]}")
+        demand("Traceback" not in attempt.said(), "a traceback")
+        grown = ["mount", "-o", "remount,size=400m", str(disk)]
+        demand(start([], folder / "mount.log", grown).wait() == 0, "can't grow it")
+        began = time.monotonic()
+        again = stream(folder, f"full-{seed}", **on_disk)
+        demand((code := again.wait()) == 0, f"exit code {code}: {again.said()[-300:]}")
+        Streamed.by(disk / "run").demand_effect(whole)
+        return time.monotonic() - began
+    finally:
+        start([], folder / "mount.log", ["umount", "-l", str(disk)]).wait()
+
+
+def _is_finite(state: bytes) -> bool:
+    from safetensors.torch import load
+
+    layers = [tensor for name, tensor in load(state).items() if name.startswith("layers.")]
+    return all(bool(tensor.isfinite().all()) for tensor in layers if tensor.is_floating_point())
