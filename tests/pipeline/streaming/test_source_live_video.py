@@ -1,15 +1,18 @@
 """Live video, against MPEG-TS over loopback TCP: cameras by time, drops, stops, resuming.
 
-No device and no RTSP server is needed; /dev/video* has not been tried.
+For RTSP the decoder itself is the server that a sender on loopback announces a stream to; a camera
+that is asked to play one, and /dev/video*, have not been tried.
 """
 
 import json
 import socket
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 
+import av
 import numpy as np
 import pytest
 
@@ -128,6 +131,37 @@ def test_a_silent_stream_is_left_at_once_and_leaves_no_process(video, tmp_path):
             next(feeder.arrivals())
         assert not feeder._thread.is_alive()
         assert process.returncode is not None
+
+
+def announce(url, pictures):
+    """Push pictures to whoever listens at an RTSP URL, as soon as somebody does."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        options = {"rtsp_transport": "tcp"}
+        with suppress(OSError), av.open(url, "w", format="rtsp", options=options) as sender:
+            stream = sender.add_stream("libx264", rate=30)
+            stream.height, stream.width = pictures[0].shape[:2]
+            stream.pix_fmt, stream.options = "yuv420p", {"tune": "zerolatency"}
+            for picture in pictures:
+                sender.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            return
+        time.sleep(0.05)
+
+
+def test_rtsp_is_decoded_with_no_more_than_its_own_protocols(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"rtsp://127.0.0.1:{port}/live"
+    source = LiveVideoSource(url, OPTIONS)
+    listening = (("rtsp_flags", "listen"), ("listen_timeout", "60"))
+    source._input = replace(source._input, options=(*source._input.options, *listening))
+    threading.Thread(target=announce, args=(url, grey_pictures(40)), daemon=True).start()
+    source.begin(tmp_path, lambda line: None)
+    with Feeder(source, lambda frame: frame, 64) as feeder:
+        arrivals = list(islice(feeder.arrivals(), 20))
+    assert [a.sequence for a in arrivals] == list(range(20))
+    brightness = [a.frame.image[24:].mean() for a in arrivals]
+    assert brightness == sorted(brightness)
 
 
 def test_going_on_after_a_stop_counts_on_in_numbers_and_in_time(video, tmp_path):
