@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 import http
 import json
+import logging
 import os
 import secrets
 import threading
@@ -30,6 +31,7 @@ from everview.pipeline.streaming.config import SourceOptions
 from everview.pipeline.streaming.sources.conversation import Conversation, Received
 from everview.pipeline.streaming.sources.ingest_protocol import (
     PATH,
+    SILENT,
     VERSION,
     WINDOW,
     Hello,
@@ -43,6 +45,8 @@ from everview.pipeline.streaming.sources.source import Put, Source
 if TYPE_CHECKING:
     from websockets.http11 import Request, Response
     from websockets.sync.server import Server, ServerConnection
+
+log = logging.getLogger(__name__)
 
 ADDRESS_FILE = "ingest.json"
 TOKEN_VARIABLE = "EVERVIEW_INGEST_TOKEN"
@@ -180,7 +184,7 @@ class IngestSource(Source):
             server = serve(
                 self._talk, self.host, self.port, process_request=self._admit, compression=None,
                 max_size=self._limits.message_bytes, max_queue=2, ping_interval=None,
-                server_header=None,
+                server_header=None, logger=SILENT,
             )  # fmt: skip
         except OSError as error:
             raise EnvironmentUnfit(
@@ -219,6 +223,8 @@ class IngestSource(Source):
             talk.say("refused", sequence=None, reason=str(error))
         except (ConnectionClosed, TimeoutError, OSError):
             pass  # the sender comes again, or doesn't
+        except Exception as error:
+            log.error("a sender was left: %s: %s", type(error).__name__, error)
         finally:
             talk.leave(_LEAVE_S)
 

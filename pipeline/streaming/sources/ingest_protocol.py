@@ -23,12 +23,18 @@ frame, which is refused as dropped; otherwise the server reads on when there is 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from everview.datasets.captures import Scale
 from everview.datasets.errors import DataError, printable
 from everview.datasets.guards import parse_json
+
+# What the library says of connections that break is said by us, in a sentence.
+SILENT = logging.getLogger("everview.ingest.connections")
+SILENT.addHandler(logging.NullHandler())
+SILENT.propagate = False
 
 VERSION = 1
 PATH = "/ingest"

@@ -25,7 +25,7 @@ from everview.datasets.errors import DataError
 from everview.datasets.formats.frame_message import frame_message
 from everview.datasets.opening import open_capture
 from everview.pipeline.errors import EverviewError, InputRejected, TryAgain, exit_code_of
-from everview.pipeline.streaming.sources.ingest_protocol import VERSION, Hello, read_text
+from everview.pipeline.streaming.sources.ingest_protocol import SILENT, VERSION, Hello, read_text
 
 _ANSWER_S = 30.0
 
@@ -78,6 +78,7 @@ class Sender:
                 connect(
                     address.url, additional_headers={"Authorization": f"Bearer {address.token}"},
                     compression=None, ping_interval=None, proxy=None, open_timeout=timeout_s,
+                    logger=SILENT,
                 )
             )  # fmt: skip
         except self._gone as error:
