@@ -21,7 +21,7 @@ _TRUNCATION_VOXELS = 5.0
 _VOXEL_BYTES = 4 + 4 + 12  # float tsdf, float weight, 3 floats of colour
 
 
-def import_open3d() -> ModuleType:
+def import_open3d(needed_by: str = "meshes need") -> ModuleType:
     """Open3D, or EnvironmentUnfit with the one line that mends it."""
     try:
         import open3d
@@ -33,7 +33,7 @@ def import_open3d() -> ModuleType:
                 "apt install libusb-1.0-0 libgl1 libgomp1"
             ) from error
         raise EnvironmentUnfit(
-            "meshes need Open3D, which is not installed: pip install 'everview[geometry]'"
+            f"{needed_by} Open3D, which is not installed: pip install 'everview[geometry]'"
         ) from error
     return open3d
 

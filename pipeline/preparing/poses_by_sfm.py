@@ -76,7 +76,7 @@ def recover_poses(
     is_ordered: neighbours in time overlap (a video). is_pinhole: distortion was already removed.
     Raises DataError when no model is found, EnvironmentUnfit without pycolmap.
     """
-    pycolmap = _pycolmap()
+    pycolmap = import_pycolmap("--poses sfm")
     indices, sizes = _write_images(frames, folder / "images", name, progress)
     if len(indices) < 3:
         raise DataError(f"{name} has {len(indices)} frames; poses need at least 3 that overlap")
@@ -96,12 +96,13 @@ def recover_poses(
     return _read_back(folder, len(indices), float(best.compute_mean_reprojection_error()))
 
 
-def _pycolmap() -> Any:
+def import_pycolmap(needed_by: str) -> Any:
+    """pycolmap, silent; or EnvironmentUnfit with the one line that mends it."""
     try:
         import pycolmap
     except ImportError:
         raise EnvironmentUnfit(
-            "--poses sfm needs pycolmap, which is not installed; pip install 'everview[geometry]'"
+            f"{needed_by} needs pycolmap, which is not installed; pip install 'everview[geometry]'"
         ) from None
     pycolmap.logging.minloglevel = _QUIET
     return pycolmap
