@@ -19,6 +19,8 @@ from everview.workflows.faults.trial import Attempt, demand, start
 
 COUNT = 64
 NONE = Fault()
+_PATIENCE_S = 900.0
+"""Ten seconds of work on two idle cores; on busy ones, minutes."""
 _PROGRAM = (sys.executable, "-m", "everview.workflows.faults.streamed")
 # of a row in frames.parquet: what the clock and the machine say differs from run to run
 _TIMED = ("latency_ms", "absorb_ms", "rss_mib", "psnr", "ssim", "lpips_alex", "laplacian_ratio")
@@ -260,14 +262,14 @@ def killed(seed: int, folder: Path) -> float:
     whole_name = f"whole-{seed % 2}"
     if not (folder / whole_name / "metrics.json").exists():
         unharmed = stream(folder, whole_name, fault, seed % 2, every_s=0.3)
-        demand(unharmed.wait() == 0, unharmed.said()[-400:])
+        demand(unharmed.wait(_PATIENCE_S) == 0, unharmed.said()[-400:])
     whole = Streamed.by(folder / whole_name)
     log = (folder / f"{whole_name}.log").read_text()
     touches = int(re.findall(r"touched (\d+)", log)[-1])
     fatal = random.Random(seed).randint(8, touches * 3 // 4)
     name = f"killed-{seed}"
     attempt = stream(folder, name, fault, seed % 2, every_s=0.3, fatal=fatal)
-    code = attempt.wait()
+    code = attempt.wait(_PATIENCE_S)
     demand(code == -signal.SIGKILL, f"touch {fatal} of {touches} wasn't met (exit code {code})")
     began = time.monotonic()
     found = streamed(folder, name, fault, seed % 2, every_s=0.3)
@@ -290,14 +292,14 @@ def stream_disk_full(seed: int, folder: Path) -> float:
         whole = clean(folder)
         on_disk = {"out": str(disk / "run"), "every_s": 0.0}
         attempt = stream(folder, f"full-{seed}", **on_disk)
-        code = attempt.wait()
+        code = attempt.wait(_PATIENCE_S)
         demand(code == 75, f"exit code {code}, not 75, with {room} MiB: {attempt.said()[-300:]}")
         demand("Traceback" not in attempt.said(), "a traceback")
         grown = ["mount", "-o", "remount,size=400m", str(disk)]
         demand(start([], folder / "mount.log", grown).wait() == 0, "can't grow it")
         began = time.monotonic()
         again = stream(folder, f"full-{seed}", **on_disk)
-        demand((code := again.wait()) == 0, f"exit code {code}: {again.said()[-300:]}")
+        demand((code := again.wait(_PATIENCE_S)) == 0, f"exit code {code}: {again.said()[-300:]}")
         Streamed.by(disk / "run").demand_effect(whole)
         return time.monotonic() - began
     finally:

@@ -44,7 +44,7 @@ def assert_same(left, right):
 
 
 def test_chunk_boundaries_follow_from_counts_and_are_recorded(make, frames):
-    session = make()
+    session = make(prequential=Prequential(2))
     for frame in frames(10):
         session.push(frame)
     assert session.chunk_sizes == [4, 4]
