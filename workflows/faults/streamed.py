@@ -19,6 +19,8 @@ from everview.workflows.faults.struck import Strike
 
 def run(told: dict[str, Any]) -> None:
     """See above. Raises what `stream_source` raises."""
+    import torch
+
     from everview.datasets.opening import open_capture
     from everview.pipeline.streaming.config import StreamConfig
     from everview.pipeline.streaming.gate.thresholds import GateThresholds
@@ -26,6 +28,8 @@ def run(told: dict[str, Any]) -> None:
     from everview.pipeline.streaming.stream import stream_source
     from everview.workflows.faults.bad_line import BadLine, Fault, Line
 
+    # sums add up in another order with other threads, in this process or one of its own
+    torch.set_num_threads(1)
     given = told.get("fault", {})
     fault = Fault(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
     gate = GateThresholds()
