@@ -82,7 +82,7 @@ wheel: setup  ## build dist/everview-*.whl
 lock:  ## resolve the two locks again from pyproject.toml (needs uv)
 	@export UV_CUSTOM_COMPILE_COMMAND="make lock"
 	compile="uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-annotate"
-	$$compile --extra geometry --extra cluster --group pyproject.toml:dev --no-emit-package deepspeed \
+	$$compile --extra geometry --extra cluster --extra viewer --group pyproject.toml:dev --no-emit-package deepspeed \
 	  pyproject.toml --output-file requirements.lock $(ARGS)
 	$$compile --no-deps --group pyproject.toml:from-source --output-file requirements-from-source.lock $(ARGS)
 

@@ -26,6 +26,7 @@ SUBJECTS = {
     "inspect": ("x",),
     "stream": ("x",),
     "render": ("x",),
+    "view": ("x",),
     "train": ("tiny",),
     "report": ("x",),
 }

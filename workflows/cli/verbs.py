@@ -33,6 +33,7 @@ VERBS = (
     Verb("stream", "stream", "absorb a capture chunk by chunk and leave a reconstruction"),
     Verb("serve", "serve", "take frames over a websocket and absorb them as `stream` does"),
     Verb("render", "render", "render novel views of a streamed scene: orbits, spirals, files"),
+    Verb("view", "view", "look into a streamed scene in a browser, from anywhere"),
     Verb("evaluate", "evaluate", "measure held-out views beside the floors, by stated rules"),
     Verb("train", "train", "train a recipe; the same command again continues it"),
     Verb("submit", "submit", "run any of these verbs as a job on a Ray cluster"),
