@@ -7,7 +7,8 @@ ends the stream early and exports what there is; the run stays unfinished and ca
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,14 @@ class StreamResult:
     table: str
 
 
+Beside = Callable[[Session], AbstractContextManager[object]]
+
+
+def nobody(session: Session) -> AbstractContextManager[object]:
+    """Nothing goes on beside the session."""
+    return nullcontext()
+
+
 def stream_capture(
     config: StreamConfig,
     out: Path,
@@ -59,12 +68,19 @@ def stream_capture(
     fresh: bool = False,
     command: list[str] | None = None,
     progress: Progress | None = None,
+    beside: Beside = nobody,
 ) -> StreamResult:
     """Do the whole job. Raises DataError for a capture that can't be streamed, InputRejected for
     weights or snapshots, UsageError for an `out` that holds something else, SystemExit(143) after
-    SIGTERM (a snapshot was taken)."""
+    SIGTERM (a snapshot was taken). beside: what lasts as long as the session, a live view say."""
     return stream_source(
-        open_source(config), config, out, fresh=fresh, command=command, progress=progress
+        open_source(config),
+        config,
+        out,
+        fresh=fresh,
+        command=command,
+        progress=progress,
+        beside=beside,
     )
 
 
@@ -76,6 +92,7 @@ def stream_source(
     fresh: bool = False,
     command: list[str] | None = None,
     progress: Progress | None = None,
+    beside: Beside = nobody,
 ) -> StreamResult:
     """`stream_capture` of a source that a program made, an `IteratedSource` for instance.
 
@@ -91,9 +108,12 @@ def stream_source(
                 source.begin(run.path, progress.say)
             _check_cameras(source)
             session = _open_session(run, model, source, config, progress)
-            with Interrupts(
-                lambda: progress.say("finishing with what was seen; Ctrl-C again stops at once")
-            ) as interrupts:
+            with (
+                beside(session),
+                Interrupts(
+                    lambda: progress.say("finishing with what was seen; Ctrl-C again stops at once")
+                ) as interrupts,
+            ):
                 with run.timed("stream"):
                     was_cut, counts = _read(session, source, config, interrupts, progress)
                 _note_stream(run, session, source, counts)

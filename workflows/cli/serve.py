@@ -8,13 +8,13 @@ import tyro
 
 from everview.pipeline.errors import UsageError
 from everview.pipeline.streaming.config import StreamConfig
-from everview.workflows.cli.arguments import CommonFlags, Switch, part_of
+from everview.workflows.cli.arguments import Switch, part_of
 from everview.workflows.cli.outcome import Outcome
-from everview.workflows.cli.stream import streamed
+from everview.workflows.cli.stream import StreamFlags, streamed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(CommonFlags, StreamConfig):
+class Arguments(StreamFlags, StreamConfig):
     """Take frames over a websocket and absorb them as `everview stream` does a capture.
 
     It binds loopback unless --host says otherwise and always asks for a token, which is in
