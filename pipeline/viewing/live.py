@@ -8,6 +8,7 @@ import threading
 from everview.pipeline.streaming.progress import Progress, Silent
 from everview.pipeline.streaming.session import Session
 from everview.pipeline.viewing.config import PageOptions
+from everview.pipeline.viewing.page import Page
 from everview.pipeline.viewing.scenes import LiveScene
 from everview.pipeline.viewing.view import OpenPage
 
@@ -43,6 +44,11 @@ class LiveView:
     def url(self) -> str:
         """Where the page is."""
         return self._opened.url
+
+    @property
+    def page(self) -> Page:
+        """What is served there."""
+        return self._opened.page
 
     def close(self) -> None:
         """Close the page."""

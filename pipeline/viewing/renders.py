@@ -103,6 +103,11 @@ class RenderLoop:
         with self._changed:
             self._visitors.pop(visitor, None)
 
+    def eyes(self) -> list[Eye]:
+        """What the visitors look through now."""
+        with self._changed:
+            return [visitor.eye for visitor in self._visitors.values()]
+
     def refresh(self) -> None:
         """The memory or what is shown of it has changed: everybody's picture is made again."""
         with self._changed:

@@ -7,9 +7,11 @@ import threading
 import numpy as np
 import pytest
 
+from everview.datasets.cameras import Camera
 from everview.models.weight_files import load_model
 from everview.pipeline.streaming.policies import StreamPolicies
 from everview.pipeline.streaming.session import Session
+from everview.pipeline.viewing.cameras import Eye
 from everview.pipeline.viewing.config import PageOptions
 from everview.pipeline.viewing.live import LiveView
 from tests.pipeline.viewing.browser import DEADLINE_S, Browser
@@ -25,6 +27,8 @@ FOCUS_TIME = """(() => {
     if (thumb) thumb.focus();
     return thumb ? thumb.getAttribute('aria-valuenow') : null;
 })()"""
+
+CLICK_FIRST = "[...document.querySelectorAll('button')].find(b => b.innerText == 'first').click()"
 
 
 class Streaming:
@@ -93,9 +97,20 @@ def test_camera_and_time_change_the_picture_while_frames_arrive(weights, make_fr
         assert _settled(browser, "earlier").mean() > 20
         browser.shot("whole")
 
+        # the browser's axes are ours: it stands where the first frame's camera stood
+        browser.ask(CLICK_FIRST)
+        first = session.trajectory.evenly(2)[0].camera
+        browser.until(lambda: _stands_at(live.page.loop.eyes(), first))
+
 
 def _differ(image: np.ndarray, other: np.ndarray, least: float = 3.0) -> bool:
     return np.abs(image - other).mean() > least
+
+
+def _stands_at(eyes: list[Eye], camera: Camera) -> bool:
+    """Whether the one visitor looks through a camera, by what the browser itself reported."""
+    pose = eyes[0].camera(64, 8).c2w_cv
+    return len(eyes) == 1 and np.allclose(pose, camera.c2w_cv, atol=1e-3)
 
 
 def _settled(browser: Browser, name: str) -> np.ndarray:
