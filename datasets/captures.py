@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from everview.datasets.cameras import Camera
+from everview.datasets.lenses import Lens
 
 Scale = Literal["metric", "up_to_scale", "normalised"]
 
@@ -53,6 +54,7 @@ class CaptureInfo:
     source: the path or URL as given. format: the reader that recognised it, as said to the user.
     scale: unit of the world. num_frames: None when only decoding can tell (a video stream).
     points_world: sparse points of the source if it has any, float32 [N, 3] (COLMAP); for the gauge.
+    lens: pinhole, of frames whose intrinsics are stated and whose poses are not; for odometry.
     notes: what was decided on the way (which model, which axes, what was assumed), for `inspect`.
     """
 
@@ -65,6 +67,7 @@ class CaptureInfo:
     has_time: bool = False
     points_world: np.ndarray | None = None
     licence: str | None = None
+    lens: Lens | None = None
     notes: tuple[str, ...] = field(default_factory=tuple)
 
 

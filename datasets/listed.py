@@ -46,7 +46,7 @@ class ReadOptions:
 class FrameRecord:
     """Where one frame's parts lie. Paths are already resolved and inside the capture's folder.
 
-    lens and c2w_cv: both or neither. depth_unit: world units of one stored step.
+    lens: without c2w_cv where only intrinsics are stated. depth_unit: world units of one step.
     depth_unknown: stored values that mean "not measured".
     """
 
@@ -83,9 +83,10 @@ class ListedCapture(Capture):
         self.info = replace(
             info,
             num_frames=len(records),
-            has_cameras=any(record.lens is not None for record in records),
+            has_cameras=any(record.c2w_cv is not None for record in records),
             has_depth=any(record.depth is not None for record in records),
             has_time=any(record.time_s is not None for record in records),
+            lens=_unposed_lens(records),
         )
         self._left_out = tuple(Skip(printable(skip.name), skip.reason) for skip in skipped)
         self._sizes: dict[int, tuple[int, int]] = {}
@@ -211,6 +212,13 @@ class ListedCapture(Capture):
             image = rectify(lens, image)
         name = printable(record.name)
         return Frame(index, name, image, camera, record.time_s, planes[0], planes[1])
+
+
+def _unposed_lens(records: Sequence[FrameRecord]) -> Lens | None:
+    """What is left of the first lens without a pose once its images are rectified."""
+    lenses = (r.lens for r in records if r.lens is not None and r.c2w_cv is None)
+    lens = next(lenses, None)
+    return None if lens is None else lens.rectified()
 
 
 def check_state(state: dict[str, Any], capture: Capture) -> None:

@@ -1,8 +1,9 @@
-"""Posed RGB-D folders: `K.txt`, `poses_c2w.txt`, images, and `*_depth.png` beside them.
+"""RGB-D folders: `K.txt`, `poses_c2w.txt`, images, and `*_depth.png` beside them.
 
 `K.txt`: 3x3, pixels, read in our convention (first pixel's centre at 0.5). `poses_c2w.txt`: one
 row-major camera-to-world a line, OpenCV axes, metres, in the order of the sorted image names.
-Depth: 16-bit millimetres, 0 unknown; colour-only folders are read too.
+Depth: 16-bit millimetres, 0 unknown; colour-only folders are read too. Without `poses_c2w.txt` the
+frames have no cameras, and the capture states its lens alone.
 """
 
 from __future__ import annotations
@@ -25,13 +26,39 @@ _COLOUR_FOLDERS = ("", "color", "rgb", "images")
 
 
 def find(path: Path) -> Path | None:
-    """The folder, if it holds the table of poses (a missing `K.txt` is then said, not guessed)."""
-    return path if file_exists(path / _POSES) else None
+    """The folder, if it holds the table of poses (a missing `K.txt` is then said, not guessed), or
+    intrinsics beside images."""
+    if file_exists(path / _POSES):
+        return path
+    is_unposed = file_exists(path / _INTRINSICS) and _colour_folder(path) is not None
+    return path if is_unposed else None
 
 
 def read(source: str, index: Path, options: ReadOptions) -> ListedCapture:
     """The frames of a folder. Raises DataError when poses and images differ in number."""
     folder, names = _colour_images(index)
+    poses = _poses(index, folder, names) if file_exists(index / _POSES) else None
+    external = options.allow_external_paths
+    records, skipped = [], []
+    lens: Lens | None = None
+    matrix = read_intrinsics(index / _INTRINSICS)
+    for place, name in enumerate(names):
+        try:
+            image = path_inside(folder, name, allow_external=external)
+            lens = lens or _lens(index, matrix, image, options)
+            pose = None if poses is None else rigid_pose(poses[place].reshape(-1, 4))
+            depth = _depth_of(index, folder, name, external)
+            records.append(FrameRecord(name, image, lens, pose, depth=depth))
+        except (DataError, ValueError) as error:
+            skipped.append(Skip(name, str(error)))
+    said = "no poses" if poses is None else "poses: OpenCV camera-to-world in metres"
+    notes = (f"{said}; depth in millimetres, 0 unknown",)
+    info = CaptureInfo(source, FORMAT, "metric", None, poses is not None, notes=notes)
+    return ListedCapture(info, records, skipped, options)
+
+
+def _poses(index: Path, folder: Path, names: list[str]) -> np.ndarray:
+    """One row for each image."""
     poses = read_table(index / _POSES, columns=(16, 12))
     if len(poses) != len(names):
         raise DataError(
@@ -40,22 +67,7 @@ def read(source: str, index: Path, options: ReadOptions) -> ListedCapture:
         )
     if not np.isfinite(poses).all(1).any():
         raise DataError(f"{index / _POSES} has no pose that is finite")
-    external = options.allow_external_paths
-    records, skipped = [], []
-    lens: Lens | None = None
-    matrix = read_intrinsics(index / _INTRINSICS)
-    for name, row in zip(names, poses, strict=True):
-        try:
-            image = path_inside(folder, name, allow_external=external)
-            lens = lens or _lens(index, matrix, image, options)
-            pose = rigid_pose(row.reshape(-1, 4))
-            depth = _depth_of(index, folder, name, external)
-            records.append(FrameRecord(name, image, lens, pose, depth=depth))
-        except (DataError, ValueError) as error:
-            skipped.append(Skip(name, str(error)))
-    notes = ("poses: OpenCV camera-to-world in metres; depth in millimetres, 0 unknown",)
-    info = CaptureInfo(source, FORMAT, "metric", None, True, notes=notes)
-    return ListedCapture(info, records, skipped, options)
+    return poses
 
 
 def read_intrinsics(path: Path) -> np.ndarray:
@@ -88,13 +100,20 @@ def _lens(index: Path, matrix: np.ndarray, image: Path, options: ReadOptions) ->
 
 
 def _colour_images(index: Path) -> tuple[Path, list[str]]:
+    found = _colour_folder(index)
+    if found is None:
+        raise DataError(f"{index} has {_POSES} but no images")
+    return found
+
+
+def _colour_folder(index: Path) -> tuple[Path, list[str]] | None:
     for name in _COLOUR_FOLDERS:
         folder = index / name
         if folder.is_dir():
             found = [n for n in image_names(folder) if not Path(n).stem.endswith("_depth")]
             if found:
                 return folder, found
-    raise DataError(f"{index} has {_POSES} but no images")
+    return None
 
 
 def _depth_of(index: Path, folder: Path, name: str, external: bool) -> Path | None:

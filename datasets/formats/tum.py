@@ -56,12 +56,12 @@ def read(source: str, index: Path, options: ReadOptions) -> ListedCapture:
             if not file_exists(image):
                 raise DataError(f"no image file {image}")
             pose = None
+            if lens is None and (poses is not None or depths is not None):
+                lens, notes = _lens(index, image_size(image, options.max_pixels))
             if poses is not None:
                 pose = poses[1][_nearest(poses[0], time_s, "pose")]
                 if not np.isfinite(pose).all():
                     raise DataError("its pose holds values that are not finite")
-                if lens is None:
-                    lens, notes = _lens(index, image_size(image, options.max_pixels))
             depth = _depth(index, depths, time_s, options)
             records.append(FrameRecord(name, image, lens, pose, float(time_s), depth, _DEPTH_UNIT))
         except DataError as error:

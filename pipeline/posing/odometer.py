@@ -150,6 +150,9 @@ class Odometer:
         )  # fmt: skip
         if (known_depth(small) > 0).mean() < _LEAST_KNOWN:
             return self._refused(frame, "too little depth for odometry")
+        previous = self._previous
+        if previous is not None and np.array_equal(small.image, previous.frame.image):
+            return self._stayed(frame)
         features = self._matcher.find(small.image)
         if not self._keyframes:
             return self._taken(frame, _Keyframe(small, features), is_key=True)
@@ -243,6 +246,11 @@ class Odometer:
         if frame.camera is not None:
             self.errors.add(self._last, frame.camera.c2w_cv)
         return Posed(replace(frame, camera=camera.moved(self._last)))
+
+    def _stayed(self, frame: Frame) -> Posed:
+        """The same picture again: a frozen camera must not seem to move by rounding."""
+        assert self._previous is not None
+        return self._taken(frame, self._previous, is_key=False)
 
     def _add_keyframe(self, key: _Keyframe) -> None:
         self._keyframes.append(key)

@@ -13,7 +13,6 @@ import torch
 from everview.datasets.cameras import Cameras
 from everview.datasets.captures import Capture, Frame
 from everview.datasets.errors import DataError
-from everview.datasets.lenses import rectify
 from everview.datasets.opening import open_capture
 from everview.datasets.resampling import centre_crop, resize
 from everview.datasets.shards import Origin, PosedScene
@@ -22,7 +21,11 @@ from everview.pipeline.preparing.account import Account
 from everview.pipeline.preparing.config import PrepareConfig
 from everview.pipeline.preparing.items import Item
 from everview.pipeline.preparing.pose_errors import pose_errors
-from everview.pipeline.preparing.poses_by_sfm import RecoveredPoses, recover_poses
+from everview.pipeline.preparing.poses_by_sfm import (
+    RecoveredPoses,
+    posed_frame,
+    recover_poses,
+)
 from everview.pipeline.streaming.progress import Progress
 
 
@@ -193,16 +196,13 @@ def _posed(
     scale. Where the source had poses, the account gets the difference."""
     pairs = []
     for frame in frames:
-        pose = found.c2w_cv.get(frame.index)
-        if pose is None:
+        posed = posed_frame(frame, found)
+        if posed.camera is None:
             account.skipped.append(f"{frame.name}: not registered")
             continue
-        height, width = frame.image.shape[:2]
-        lens = found.lenses[frame.index].fitted(width, height)
         if frame.camera is not None:
-            pairs.append((pose, frame.camera.c2w_cv))
-        image = rectify(lens, frame.image)
-        yield replace(frame, image=image, camera=lens.camera(pose), depth=None, mask=None)
+            pairs.append((posed.camera.c2w_cv, frame.camera.c2w_cv))
+        yield posed
     if len(pairs) >= 3:
         errors = pose_errors(*(np.stack(part) for part in zip(*pairs, strict=True)))
         account.notes.append(f"{name}: against the poses given, {errors.as_text()}")

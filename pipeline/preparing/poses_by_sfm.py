@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from PIL import Image
 
 from everview.datasets.captures import Frame
 from everview.datasets.errors import DataError
-from everview.datasets.lenses import Lens
+from everview.datasets.lenses import Lens, rectify
 from everview.datasets.opening import open_capture
 from everview.pipeline.errors import EnvironmentUnfit
 from everview.pipeline.streaming.progress import Progress
@@ -93,7 +93,19 @@ def recover_poses(
     _refine_principal_point(pycolmap, best)
     (folder / "sparse").mkdir()
     best.write_binary(str(folder / "sparse"))
-    return _read_back(folder, len(indices), float(best.compute_mean_reprojection_error()))
+    return read_poses(folder, len(indices), float(best.compute_mean_reprojection_error()))
+
+
+def posed_frame(frame: Frame, found: RecoveredPoses) -> Frame:
+    """A frame with the camera that was found for it, without distortion, and without depth (of
+    another scale) and mask; without a camera when it was not registered."""
+    pose = found.c2w_cv.get(frame.index)
+    if pose is None:
+        return replace(frame, camera=None, depth=None, mask=None)
+    height, width = frame.image.shape[:2]
+    lens = found.lenses[frame.index].fitted(width, height)
+    image, camera = rectify(lens, frame.image), lens.camera(pose)
+    return replace(frame, image=image, camera=camera, depth=None, mask=None)
 
 
 def import_pycolmap(needed_by: str) -> Any:
@@ -217,8 +229,11 @@ def _refine_principal_point(pycolmap: Any, model: Any) -> None:
     pycolmap.bundle_adjustment(model, options)
 
 
-def _read_back(folder: Path, count: int, error_px: float) -> RecoveredPoses:
-    """The model as our own reader of COLMAP sees it."""
+def read_poses(folder: Path, count: int, error_px: float) -> RecoveredPoses:
+    """What `recover_poses` left in `folder`/sparse, as our own reader of COLMAP sees it.
+
+    count, error_px: as found then. Raises DataError when there is no such model.
+    """
     capture: Any = open_capture(os.fspath(folder))
     lenses = {int(Path(record.name).stem): record.lens for record in capture.records}
     poses = {int(Path(record.name).stem): record.c2w_cv for record in capture.records}

@@ -31,10 +31,10 @@ METRIC_KEYS = (
     "scenes",
 )
 TRAIN_KEYS = ("loss", "step", "tokens")
-# Room for what only one verb has: the pure memory's row, the protocol and its counts, and the
-# shape nerfstudio's scripts parse.
-EXTRA_KEYS = ("memory_alone", "protocol", "details", "experiment_name", "method_name", "checkpoint",
-              "results")  # fmt: skip
+# Room for what only one verb has: the pure memory's row, the protocol and its counts, the errors of
+# poses that a stream found, and the shape nerfstudio's scripts parse.
+EXTRA_KEYS = ("memory_alone", "protocol", "details", "trajectory", "experiment_name",
+              "method_name", "checkpoint", "results")  # fmt: skip
 
 FILE_NAME = "metrics.json"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from everview.models.weights import DEFAULT_WEIGHTS
 from everview.pipeline.errors import UsageError
@@ -44,6 +45,9 @@ class StreamConfig(SourceOptions):
     """short side of the frames the model sees, pixels"""
     hold_out: int = 8
     """keep every n-th frame from the model and compare with it (0: none)"""
+    poses: Literal["given", "sfm", "odometry"] = "given"
+    """sfm: from the pictures of a complete capture (pycolmap; a scale of its own). odometry: from
+    depth and picture as frames come (Open3D). Poses that are given then only measure those found"""
     max_frames: int | None = None
     """stop after this many frames"""
     policies: StreamPolicies = field(default_factory=StreamPolicies)

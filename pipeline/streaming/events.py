@@ -6,6 +6,7 @@
     {"event": "corrupt", "sequence": 9, "problem": "...", ...}   arrived and could not be decoded
     {"event": "time gap", "sequence": 40, "seconds": 3.2, ...}   the frames' clock jumped ahead
     {"event": "time backwards", "sequence": 41, "seconds": -0.1, ...}
+    {"event": "lost", "sequence": 42, "problem": "...", ...}     odometry found no camera for it
     {"event": "gave way", "sequence": 50, "reason": "...", ...}  the write gate did
 
 `received` counts the arrivals up to then. There is no wall clock in it: the same arrivals give the

@@ -11,13 +11,14 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from everview.datasets.captures import Frame
+from everview.pipeline.posing.odometer import Odometer
 from everview.pipeline.streaming.arrivals import Arrival
 from everview.pipeline.streaming.events import EventLog
 from everview.pipeline.streaming.feeder import DROPPED
@@ -71,11 +72,12 @@ class FrameClock:
 
 class Intake:
     """One stream's. counts: received, duplicate, late, gaps, missing (numbers never seen in time),
-    unreadable, dropped; and what the session adds."""
+    unreadable, dropped, lost (by odometry); and what the session adds."""
 
-    def __init__(self, order: Order, out: Path) -> None:
+    def __init__(self, order: Order, out: Path, odometer: Odometer | None = None) -> None:
         self.counts: Counter[str] = Counter()
         self.events = EventLog(out)
+        self.odometer = odometer
         self._window: ReorderWindow[Turn] = ReorderWindow(order.window)
         self._clock = FrameClock(order.time_gap_s)
 
@@ -114,9 +116,20 @@ class Intake:
                 self.counts["missing"] += len(item)
                 self.note("gap", first=item.first, last=item.last)
                 continue
-            turns.append(item.item)
+            turns.append(self._posed(item.item))
             self._look_at(item.item.arrival)
         return turns
+
+    def _posed(self, turn: Turn) -> Turn:
+        """With the camera that odometry finds; a frame that it loses has none."""
+        arrival = turn.arrival
+        if self.odometer is None or arrival.frame is None:
+            return turn
+        posed = self.odometer.pose(arrival.frame)
+        if posed.problem is not None:
+            self.counts["lost"] += 1
+            self.note("lost", sequence=arrival.sequence, problem=posed.problem)
+        return replace(turn, arrival=replace(arrival, frame=posed.frame))
 
     def _look_at(self, arrival: Arrival) -> None:
         number = arrival.sequence
@@ -144,11 +157,14 @@ class Intake:
             "window": self._window.to_facts(),
             "waiting": waiting,
             "clock": {"last_s": self._clock.last_s, "intervals": self._clock.intervals},
+            "odometer": None if self.odometer is None else self.odometer.to_facts(),
         }
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """The frames that wait."""
+        """The frames that wait, and odometry's keyframes."""
         tensors: dict[str, Tensor] = {}
+        if self.odometer is not None:
+            tensors |= with_prefix("odometer", self.odometer.to_tensors())
         for number, turn in self._window.held.items():
             if turn.arrival.frame is not None:
                 tensors |= with_prefix(str(number), frames_to_tensors([turn.arrival.frame]))
@@ -168,5 +184,7 @@ class Intake:
             arrival = Arrival(number, frames[0], now, told["problem"])
             turns.append(Turn(arrival, bool(told["is_held_out"])))
         self._window = ReorderWindow.from_facts(self._window.size, facts["window"], turns)
+        if self.odometer is not None and facts.get("odometer") is not None:
+            self.odometer.restore(facts["odometer"], under_prefix("odometer", tensors))
         clock = facts["clock"]
         self._clock.last_s, self._clock.intervals = clock["last_s"], list(clock["intervals"])

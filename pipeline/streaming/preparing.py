@@ -10,6 +10,7 @@ from everview.datasets.captures import Capture, Frame
 from everview.datasets.errors import DataError
 from everview.datasets.listed import ListedCapture
 from everview.datasets.resampling import fit_frame
+from everview.pipeline.posing.posed_capture import PosedCapture
 from everview.pipeline.streaming.sources.kept import KeptFrames
 
 
@@ -42,6 +43,9 @@ def read_again(capture: Capture, wanted: set[int]) -> Iterator[Frame]:
     """The frames with these indices, from the start of the capture; stops after the last."""
     left = set(wanted)
     if not left:
+        return
+    if isinstance(capture, PosedCapture):
+        yield from map(capture.posed, read_again(capture.capture, wanted))
         return
     if isinstance(capture, ListedCapture):  # no need to decode what lies between
         yield from (capture[index] for index in sorted(left))

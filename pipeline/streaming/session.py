@@ -32,6 +32,7 @@ from everview.models.gauge import Gauge, GaugeError, fit_gauge
 from everview.models.scene_model import SceneModel
 from everview.models.state import SceneState, state_bytes, state_to_tensors
 from everview.pipeline.errors import InputRejected
+from everview.pipeline.posing.odometer import Odometer
 from everview.pipeline.rendering.renderer import RenderedView, image_tensor, time_tensor
 from everview.pipeline.runs import FrameLog
 from everview.pipeline.streaming.arrivals import Arrival
@@ -69,13 +70,14 @@ class Session:
         out: Path,
         world: World | None = None,
         weights_name: str = "unnamed",
+        odometer: Odometer | None = None,
     ):
         """model: in eval mode, on its device. out: the run directory; rows and snapshots go there.
-        world: for the gauge. weights_name: recorded in snapshots beside the fingerprint."""
+        world: for the gauge. weights_name: recorded in snapshots. odometer: finds the cameras."""
         self.model, self.policies, self.out = model, policies, Path(out)
         self.world = world or World()
         self.weights_name = weights_name
-        self.intake = Intake(policies.order, self.out)
+        self.intake = Intake(policies.order, self.out, odometer)
         self.gate = WriteGate(policies.gate)
         self.foresight = Foresight(policies.prequential.views)
         self.trajectory = Trajectory()
@@ -129,7 +131,7 @@ class Session:
         verdict, turns = self.intake.receive(arrival, is_held_out)
         for turn in turns:
             taken = self._take(turn)
-            if turn.arrival is arrival:
+            if turn.arrival.sequence == arrival.sequence:
                 verdict = taken
         assert verdict is not None
         return verdict
@@ -370,10 +372,9 @@ class Session:
         self.trajectory = Trajectory.from_tensors(snapshot.trajectory)
         self.colour = RunningColour.from_facts(facts["colour"])
         self.cursor = facts["cursor"]
-        now = time.monotonic()
         pending = frames_from_tensors(under_prefix("pending", snapshot.frames))
         self._pending = [
-            Pending(frame, now, int(number), Verdict(**verdict))
+            Pending(frame, time.monotonic(), int(number), Verdict(**verdict))
             for frame, (number, verdict) in zip(pending, facts["pending"], strict=True)
         ]
         probe = frames_from_tensors(under_prefix("probe", snapshot.frames))

@@ -20,6 +20,8 @@ from everview.kernels.backend import backends_in_use
 from everview.models.scene_model import SceneModel
 from everview.models.weight_files import weights_hash
 from everview.pipeline.evaluation.table import as_text, score_table
+from everview.pipeline.posing.figures import as_sentence
+from everview.pipeline.posing.odometer import Odometer
 from everview.pipeline.report import write_report
 from everview.pipeline.runs import RunDirectory, describe_device, peak_rss_mib, write_frames
 from everview.pipeline.runs.frames import FILE_NAME as FRAMES_NAME
@@ -31,11 +33,18 @@ from everview.pipeline.streaming.config import StreamConfig
 from everview.pipeline.streaming.feeder import Feeder, QueueCounts
 from everview.pipeline.streaming.interrupts import Interrupts
 from everview.pipeline.streaming.outputs import Exported, export_stream
+from everview.pipeline.streaming.posing import (
+    check_poses,
+    conventions_of,
+    seen_again,
+    with_trajectory,
+)
 from everview.pipeline.streaming.preparing import is_held_out, prepared
 from everview.pipeline.streaming.progress import Progress, Silent
 from everview.pipeline.streaming.scenes import open_model
 from everview.pipeline.streaming.session import Session, World
 from everview.pipeline.streaming.snapshots import load_snapshot
+from everview.pipeline.streaming.sources.captured import CapturedSource
 from everview.pipeline.streaming.sources.opening import open_source
 from everview.pipeline.streaming.sources.source import Source
 
@@ -99,14 +108,19 @@ def stream_source(
     `config.capture` names it in the run's files and is not opened.
     """
     progress = progress or Silent()
-    _check_cameras(source)
+    if isinstance(source, CapturedSource):
+        check_poses(source, config)
     model = open_model(config.weights, config.device)
     with RunDirectory.open(out, "stream", config, command, fresh) as run:
         is_complete = False
         try:
             with run.timed("wait"):
                 source.begin(run.path, progress.say)
-            _check_cameras(source)
+            check_poses(source, config)
+            if (checked := conventions_of(source, config)) is not None:
+                run.note(conventions=asdict(checked))
+                if checked.warning is not None:
+                    progress.say(f"warning: {checked.warning}")
             session = _open_session(run, model, source, config, progress)
             with (
                 beside(session),
@@ -118,9 +132,9 @@ def stream_source(
                     was_cut, counts = _read(session, source, config, interrupts, progress)
                 _note_stream(run, session, source, counts)
                 with run.timed("export"):
-                    exported = export_stream(
-                        session, source.seen_again(), config, run.path, progress
-                    )
+                    again = seen_again(source, session)
+                    exported = export_stream(session, again, config, run.path, progress)
+                exported = with_trajectory(exported, session.intake.odometer or source, session)
                 metrics = _write_results(run, session, exported, config.capture, counts)
                 with run.timed("report"):
                     write_report(run.path)
@@ -134,21 +148,14 @@ def stream_source(
     return StreamResult(run.path, metrics, status, _table(config, metrics))
 
 
-def _check_cameras(source: Source) -> None:
-    if not source.info.has_cameras:
-        raise DataError(
-            f"{source.info.source} ({source.info.format}) has no camera poses, and streaming needs "
-            "them: give a capture with poses, or recover them with COLMAP first"
-        )
-
-
 def _open_session(
     run: RunDirectory, model: SceneModel, source: Source, config: StreamConfig, progress: Progress
 ) -> Session:
     """A new session, or the one that the run's last snapshot holds."""
     info = source.info
     world = World(info.scale, info.points_world)
-    session = Session(model, config.policies, run.path, world, config.weights)
+    odometer = Odometer(info.lens) if config.poses == "odometry" else None
+    session = Session(model, config.policies, run.path, world, config.weights, odometer)
     run.note(
         device=describe_device(model.device),
         backends=backends_in_use(model.device),
@@ -231,7 +238,8 @@ def _read(
 def _take(session: Session, source: Source, arrival: Arrival, config: StreamConfig) -> str:
     """An arrival into the session; returns what became of it."""
     frame = arrival.frame
-    if frame is not None and frame.camera is not None:
+    is_posed = session.intake.odometer is not None
+    if frame is not None and (is_posed or frame.camera is not None):
         source.keep(frame)
     is_compared = frame is not None and is_held_out(frame, config.hold_out)
     return str(session.receive(arrival, is_compared))
@@ -300,9 +308,11 @@ def _write_results(
 
 
 def _table(config: StreamConfig, metrics: Mapping[str, Any]) -> str:
+    told = metrics.get("trajectory")
+    found = [] if told is None else [as_sentence(told)]
     count = metrics["details"]["held_out_frames"]
     if not count:
-        return ""
+        return "\n".join(found)
     name = Path(config.capture.partition("?")[0]).name
     title = f"{name}: {count} held-out frames, short side {config.size}, weights {config.weights}"
-    return as_text([score_table(metrics, title)])
+    return "\n".join([as_text([score_table(metrics, title)]), *found])

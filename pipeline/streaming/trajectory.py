@@ -51,6 +51,14 @@ class Trajectory:
         self._length += 1
         self.names.append(frame.name.replace("\n", " "))
 
+    def camera_of(self, index: int) -> Camera | None:
+        """That of the frame at this position in the capture, at the size the model saw."""
+        found = np.nonzero(self._rows[: self._length, 23] == index)[0]
+        if not len(found):
+            return None
+        row = self._rows[found[0]]
+        return Camera.of_row(int(row[0]), int(row[1]), row[2:6], row[6:22].reshape(4, 4))
+
     def cameras(self) -> list[Camera]:
         """Cameras of all frames, held out or not."""
         return [camera for camera, _, _ in self._select(None)]

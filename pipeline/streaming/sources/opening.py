@@ -6,6 +6,7 @@ from pathlib import Path
 
 from everview.datasets.opening import open_capture
 from everview.pipeline.errors import UsageError
+from everview.pipeline.posing.sfm_source import SfmSource
 from everview.pipeline.streaming.config import StreamConfig
 from everview.pipeline.streaming.sources.captured import CapturedSource
 from everview.pipeline.streaming.sources.folder import FolderSource
@@ -17,6 +18,9 @@ from everview.pipeline.streaming.sources.source import Source
 def open_source(config: StreamConfig) -> Source:
     """The source that `config.capture` names. Raises DataError when nothing usable is there."""
     scheme, has_scheme, _ = config.capture.partition("://")
+    is_live = config.watch or (bool(has_scheme) and scheme in (*SCHEMES, "ingest"))
+    if is_live and config.poses == "sfm":
+        raise UsageError("--poses sfm needs all frames at once: a capture that is complete")
     if has_scheme and scheme in SCHEMES:
         return LiveVideoSource(config.capture, config)
     if config.cameras is not None:
@@ -25,4 +29,5 @@ def open_source(config: StreamConfig) -> Source:
         return IngestSource(config.capture, config)
     if config.watch:
         return FolderSource(Path(config.capture), config)
-    return CapturedSource(open_capture(config.capture))
+    capture = open_capture(config.capture)
+    return SfmSource(capture) if config.poses == "sfm" else CapturedSource(capture)
