@@ -19,8 +19,8 @@ from tests.pipeline.viewing.browser import DEADLINE_S, Browser
 pytest.importorskip("viser")
 pytestmark = pytest.mark.browser
 
-WIDTH, HEIGHT = 800, 560
-SCENE = (slice(220, 440), slice(20, 380))  # of the screen: below the notice, left of the panel
+WIDTH, HEIGHT = 640, 460
+SCENE = (slice(195, 310), slice(10, 230))  # of the screen: below the notice, left of the panel
 STATUS = "[...document.querySelectorAll('input')].map(e => e.value).find(t => /^live/.test(t))"
 FOCUS_TIME = """(() => {
     const thumb = document.querySelector('[role=slider]');
@@ -85,7 +85,7 @@ def test_camera_and_time_change_the_picture_while_frames_arrive(weights, make_fr
         assert streaming.frames_pushed >= pushed > 4
         browser.until(lambda: f"{session.num_seen} frames" in str(browser.ask(STATUS)))
         before = _settled(browser, "before")
-        browser.drag((200, 300), (90, 0))
+        browser.drag((60, 250), (90, 0))
         browser.until(lambda: _differ(scene_of(browser, "moved"), before))
         moved = _settled(browser, "moved")
         assert moved.mean() > 20

@@ -18,7 +18,7 @@ from everview.pipeline.viewing.config import PageOptions, ViewConfig
 from everview.pipeline.viewing.live import LiveView
 from everview.pipeline.viewing.scenes import MOST_CAMERAS, LiveScene, RunScene
 from everview.pipeline.viewing.server import open_server
-from everview.pipeline.viewing.view import view_run
+from everview.pipeline.viewing.view import OpenPage, view_run
 from everview.workflows.cli.main import run_verb
 
 pytest.importorskip("viser")
@@ -120,3 +120,22 @@ def test_pictures_that_cannot_be_read_leave_the_page_standing(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG not at all")
     view = PictureSet("a", {"truth": tmp_path / "a.png"}, None)
     assert side_by_side(view).shape[-1] == 3
+
+
+def test_a_page_that_is_updated_for_hours_holds_no_more_messages(weights, make_frames, tmp_path):
+    session = Session(load_model(str(weights)), StreamPolicies(chunk_frames=4), tmp_path)
+    with OpenPage(LiveScene(session, 64), PageOptions(port=0)) as opened:
+        frames = make_frames(120)
+        for frame in frames[:24]:
+            session.push(frame)
+            opened.page.update()
+        held = _messages_held(opened)
+        for frame in frames[24:]:
+            session.push(frame)
+            opened.page.update()
+        assert _messages_held(opened) <= held + 4
+
+
+def _messages_held(opened: OpenPage) -> int:
+    """What the server keeps for visitors to come."""
+    return len(opened.page._server._websock_server._broadcast_buffer.message_from_id)
