@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -113,7 +114,7 @@ class SfmSource(CapturedSource):
                 self.errors.add(found.c2w_cv[index], known[index])
             folder.mkdir()
             (Path(work) / "sparse").rename(folder / "sparse")
-        facts = {"frames": found.num_frames, "registered": len(found.c2w_cv)}
+        facts: dict[str, Any] = {"frames": found.num_frames, "registered": len(found.c2w_cv)}
         facts |= {"error_px": found.error_px, "errors": self.errors.to_facts()}
         write_json(folder / "found.json", facts)  # last: without it nothing was found
         return found

@@ -75,6 +75,8 @@ def _page(facts: Mapping[str, Any]) -> str:
                  if depth and depth["median"] is not None else "none"))  # fmt: skip
     rows.append(("gauge", f"{gauge['rule']}: 1 unit is {gauge['unit']:g}"
                  if gauge["rule"] else gauge["reason"]))  # fmt: skip
+    told = facts["conventions"]
+    rows += [("warning", told["warning"])] if told and told["warning"] else []
     rows += [("licence", facts["licence"])] if facts["licence"] else []
     rows += [("note", note) for note in facts["notes"]]
     skipped = facts["skipped"]

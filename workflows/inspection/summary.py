@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from everview.datasets.cameras import Camera, Cameras
 from everview.datasets.captures import Capture, CaptureInfo, Frame, Skip
 from everview.datasets.errors import DataError
 from everview.models.gauge import GaugeError, fit_gauge
+from everview.pipeline.posing.conventions import check_conventions
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ def inspect_frames(capture: Capture) -> Inspection:
         "time": _time_facts(times_s),
         "depth": _depth_facts(depths, count),
         "gauge": _gauge_facts(first, capture.info),
+        "conventions": _convention_facts(capture),
         "licence": capture.info.licence,
         "notes": list(capture.info.notes),
         "identity": capture.identity(),
@@ -186,6 +188,12 @@ def _gauge_facts(first: Sequence[Frame], info: CaptureInfo) -> dict[str, Any]:
     except GaugeError as error:
         return {"rule": None, "unit": None, "reason": str(error)}
     return {"rule": gauge.rule, "unit": round(1.0 / float(gauge.scale[0]), 4), "reason": None}
+
+
+def _convention_facts(capture: Capture) -> dict[str, Any] | None:
+    """What neighbouring frames say about the poses' convention; None where nothing tells."""
+    checked = check_conventions(capture)
+    return None if checked is None else asdict(checked)
 
 
 def _spread(values: Sequence[float] | np.ndarray) -> dict[str, float] | None:
