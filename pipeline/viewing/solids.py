@@ -61,7 +61,7 @@ class Solids:
             finite = np.flatnonzero(np.isfinite(solid.points).all(axis=1))
             kept = finite[:: -(-len(finite) // MOST_POINTS) or 1]
             self._nodes[name] = self._server.scene.add_point_cloud(
-                "/points", solid.points[kept], solid.colours[kept], point_size=radius / 200,
+                "/points", solid.points[kept], solid.colours[kept], point_size=radius / 120,
                 precision="float32", visible=is_visible,
             )  # fmt: skip
             return
