@@ -90,12 +90,14 @@ class Form:
 class CapturedStep:
     """A `Step` that replays `step` as CUDA graphs; everything must be on one GPU.
 
-    say: told in one line when recording fails, or when there is no room for it.
+    say: told in one line when recording fails, or when there is no room for it. alone: no other
+    rank takes part; if one does, a plain step that fails on this one can't be taken again.
     """
 
     step: Step
     model: nn.Module
     say: Callable[[str], None]
+    alone: bool = True
     failure: str | None = None
     """why the plain step runs instead, if it does"""
     _forms: dict[Hashable, Form] = field(default_factory=dict)
@@ -127,7 +129,7 @@ class CapturedStep:
                     return self._eagerly(form, schedule)
                 form.replay = self._captured(form, schedule)
             except Exception as error:  # or there isn't room for a plain step beside the graphs
-                if not recording and self._versions() != untouched:
+                if not recording and (not self.alone or self._versions() != untouched):
                     raise
                 self._give_up(error)
         if form.replay is None:  # out of the handler, which keeps what the failed step allocated

@@ -91,6 +91,11 @@ class DeepSpeedUpdater:
         verdict = self._optimiser.verdict or Verdict(zero + torch.nan, zero, zero)
         return Verdict(*(value.to(zero.device) for value in verdict))
 
+    def drop(self) -> None:
+        """See Updater."""
+        self._count = 0
+        self.engine.zero_grad()
+
     def state(self) -> dict[str, Tensor]:
         """See Updater."""
         if not isinstance(self._optimiser, ShardedOptimiser):

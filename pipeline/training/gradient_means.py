@@ -87,7 +87,16 @@ class GradientMeans:
         for bucket in self._waiting:
             assert bucket.end is not None
             bucket.end()
+            bucket.end = None  # it holds the exchanged gradients
         self._waiting = []
+
+    def drop(self) -> None:
+        """Forget the gradients of a step that was given up."""
+        self._waiting = []
+        for bucket in self._buckets or []:
+            bucket.end = None
+        for parameter in self._parameters:
+            parameter.grad = None
 
     def _form_buckets(self) -> None:
         """By the order of arrival on the first rank; what never arrived comes last."""

@@ -53,6 +53,10 @@ class Updater(Protocol):
         """One update at `factor` times the configured rates."""
         ...
 
+    def drop(self) -> None:
+        """Forget the gradients of a step that was given up."""
+        ...
+
     def state(self) -> dict[str, Tensor]:
         """This rank's part of everything else that a step changes, by `pieces` names."""
         ...
@@ -137,6 +141,11 @@ class Optimiser:
         for parameter in self._parameters:
             parameter.grad = None
         return verdict
+
+    def drop(self) -> None:
+        """See Updater."""
+        self._added = 0
+        self.gradients.drop()
 
     def state(self) -> dict[str, Tensor]:
         """See Updater; views of the tensors themselves, not copies. Ranks take turns."""

@@ -89,14 +89,18 @@ def training_step(
 
     episode: this rank's scenes, which go through the model in `micro_batches` equal groups. The
     weights and the factor are numbers, or scalars on the device
-    (`everview.pipeline.training.captured`).
+    (`everview.pipeline.training.captured`). After an error nothing of the step is left.
     """
     means, splits = [], []
-    for part in episode.micro_batches(micro_batches):
-        loss, parts, split = objective(part, schedule, weights)
-        optimiser.backward(loss, micro_batches)
-        means.append(torch.stack([loss.detach(), *(term.detach() for term in parts.values())]))
-        splits.append(split)
+    try:
+        for part in episode.micro_batches(micro_batches):
+            loss, parts, split = objective(part, schedule, weights)
+            optimiser.backward(loss, micro_batches)
+            means.append(torch.stack([loss.detach(), *(term.detach() for term in parts.values())]))
+            splits.append(split)
+    except BaseException:
+        optimiser.drop()
+        raise
     told = torch.cat([torch.stack(means).mean(0).float(), torch.stack(splits).sum(0)])
     told = optimiser.ranks.mean(told)
     verdict = optimiser.step(rate_factor)

@@ -167,7 +167,8 @@ def _update(
         return training_step(objective, optimiser, episode, schedule, weights, rate_factor, count)
 
     if config.capture and device.type == "cuda" and config.parallel.zero is None:
-        return CapturedStep(update, objective.model, report.say)
+        alone = optimiser.ranks.size == 1
+        return CapturedStep(update, objective.model, report.say, alone)
     return update
 
 

@@ -211,7 +211,8 @@ class _Stepper:
 
     def capture(self, said: list[str]) -> None:
         """From now on as a CUDA graph; `said` hears if that can't be."""
-        self.step = CapturedStep(self.step, self.model, said.append)
+        alone = self.exchange.ranks.size == 1
+        self.step = CapturedStep(self.step, self.model, said.append, alone)
         self.steps(EAGER_USES + 2)
 
     def _take(self) -> torch.Tensor:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from everview.pipeline.training import gradient_means
+from everview.pipeline.training.config import OptimiserConfig
 from everview.pipeline.training.gradient_means import GradientMeans
+from everview.pipeline.training.optimisers import Optimiser
 from everview.pipeline.training.ranks import Ranks
 
 
@@ -130,4 +132,24 @@ def test_a_backward_pass_that_failed_halfway_leaves_the_next_one_whole() -> None
     with pytest.raises(ZeroDivisionError):
         means.backward(broken, last=True)
     hook.remove()
+    means.drop()
+    assert all(parameter.grad is None for parameter in parameters)
     torch.testing.assert_close(take(means, parameters, ranks), expected(parameters))
+
+
+def test_after_a_step_that_was_given_up_the_next_one_exchanges_with_its_last_micro_batch() -> None:
+    model, ranks = nn.Linear(4, 3), Halving()
+    optimiser = Optimiser(model, OptimiserConfig(hidden="adamw"), ranks)
+    x = torch.ones(4)
+    for _ in range(2):  # the first learns the order
+        optimiser.backward(model(x).sum())
+        optimiser.step(0.0)
+    optimiser.backward(model(x).sum(), of=2)
+    optimiser.drop()
+    ranks.events.clear()
+    optimiser.backward(model(x).sum(), of=2)
+    assert not ranks.events
+    optimiser.backward(model(x).sum(), of=2)
+    assert [event for event in ranks.events if event.startswith("begin")]
+    optimiser.gradients.settle()
+    torch.testing.assert_close(model.bias.grad, torch.full((3,), 0.5))
