@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from everview.datasets.captures import Frame
+
+LATEST_S = 1e12
+"""32,000 years: what lies beyond is no time of a frame, and differences of it may not be finite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,3 +35,8 @@ class Arrival:
             raise ValueError("an arrival has either a frame or a problem")
         if self.sequence < 0:
             raise ValueError(f"sequence {self.sequence}: at least 0")
+
+
+def is_time(time_s: float) -> bool:
+    """Whether a frame's time stamp can be one."""
+    return math.isfinite(time_s) and abs(time_s) <= LATEST_S

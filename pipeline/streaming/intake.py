@@ -6,7 +6,6 @@ those of the same arrivals, killed and resumed or not.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections import Counter
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from everview.datasets.captures import Frame
 from everview.pipeline.posing.odometer import Odometer
-from everview.pipeline.streaming.arrivals import Arrival
+from everview.pipeline.streaming.arrivals import Arrival, is_time
 from everview.pipeline.streaming.events import EventLog
 from everview.pipeline.streaming.feeder import DROPPED
 from everview.pipeline.streaming.frame_tensors import (
@@ -55,7 +54,7 @@ class FrameClock:
 
     def tick(self, time_s: float | None) -> tuple[str, float] | None:
         """The event that a frame's time stamp is, and the seconds since the one before."""
-        if time_s is None or not math.isfinite(time_s):
+        if time_s is None or not is_time(time_s):
             return None
         last, self.last_s = self.last_s, float(time_s)
         if last is None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from everview.datasets.captures import Frame
+from everview.pipeline.streaming.arrivals import is_time
 from everview.pipeline.streaming.gate import measures
 from everview.pipeline.streaming.gate.exposure import agrees, rectifying_fit
 from everview.pipeline.streaming.gate.thresholds import GateThresholds
@@ -84,8 +85,8 @@ class WriteGate:
             return "picture not finite"
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             return f"picture is {image.dtype} {list(image.shape)}, not uint8 [H, W, 3]"
-        if frame.time_s is not None and not np.isfinite(frame.time_s):
-            return "time not finite"
+        if frame.time_s is not None and not is_time(frame.time_s):
+            return "time not finite" if not np.isfinite(frame.time_s) else "time out of range"
         if camera is None:
             return "no camera"
         if image.shape[:2] != (camera.height, camera.width):

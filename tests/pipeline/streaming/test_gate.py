@@ -71,6 +71,7 @@ def blurred(image, radius):
         ("picture and camera differ in size", lambda f: replace(f, image=f.image[:32]), None),
         ("no camera", lambda f: replace(f, camera=None), None),
         ("time not finite", lambda f: replace(f, time_s=math.inf), None),
+        ("time out of range", lambda f: replace(f, time_s=-1.7e308), None),
         ("exposure jump", lambda f: replace(f, image=(f.image * 0.3).astype(np.uint8)[::-1]), -1.5),
     ],
 )
