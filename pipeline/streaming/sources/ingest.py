@@ -29,6 +29,7 @@ from everview.pipeline.runs import disk_errors
 from everview.pipeline.streaming.arrivals import Arrival
 from everview.pipeline.streaming.config import SourceOptions
 from everview.pipeline.streaming.sources.conversation import Conversation, Received
+from everview.pipeline.streaming.sources.door import Door
 from everview.pipeline.streaming.sources.ingest_protocol import (
     PATH,
     SILENT,
@@ -181,21 +182,22 @@ class IngestSource(Source):
         except ImportError:
             raise EnvironmentUnfit("--ingest needs the package `websockets`: install it") from None
         try:
-            server = serve(
-                self._talk, self.host, self.port, process_request=self._admit, compression=None,
-                max_size=self._limits.message_bytes, max_queue=2, ping_interval=None,
-                server_header=None, logger=SILENT,
-            )  # fmt: skip
+            self._door = Door(self.host, self.port)
         except OSError as error:
             raise EnvironmentUnfit(
                 f"{self.url} can't be listened at: {error.strerror}; choose another --port"
             ) from None
-        self._server, self.port = server, server.socket.getsockname()[1]
+        server = serve(
+            self._talk, sock=self._door, process_request=self._admit, compression=None,
+            max_size=self._limits.message_bytes, max_queue=2, ping_interval=None,
+            server_header=None, logger=SILENT,
+        )  # fmt: skip
+        self._server, self.port = server, self._door.getsockname()[1]
         threading.Thread(target=server.serve_forever, name="everview-ingest", daemon=True).start()
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         """None to go on; otherwise the answer that refuses the connection."""
-        given = request.headers.get("Authorization", "")
+        given = ", ".join(request.headers.get_all("Authorization"))  # two of them are none of ours
         expected = f"Bearer {self._token}".encode()
         if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected):
             return connection.respond(http.HTTPStatus.UNAUTHORIZED, "a token is needed\n")
@@ -203,6 +205,7 @@ class IngestSource(Source):
             return connection.respond(http.HTTPStatus.FORBIDDEN, "not from a page\n")
         if request.path != PATH:
             return connection.respond(http.HTTPStatus.NOT_FOUND, f"frames go to {PATH}\n")
+        self._door.let_in(connection.socket)
         return None
 
     def _talk(self, connection: ServerConnection) -> None:

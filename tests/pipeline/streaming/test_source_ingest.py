@@ -1,8 +1,10 @@
 """The ingest socket: who is let in, what is refused, what took effect, what survives a crash."""
 
+import errno
 import json
 import os
 import signal
+import socket
 import stat
 import struct
 import subprocess
@@ -169,6 +171,7 @@ def test_only_who_has_the_token_is_let_in_and_no_page_of_a_browser(serving):
     for headers, where, status in (
         ({}, url, 401),
         ({"Authorization": "Bearer " + "x" * len(token)}, url, 401),
+        ([*bearer.items()] * 2, url, 401),
         ({**bearer, "Origin": "http://127.0.0.1"}, url, 403),
         (bearer, url + "/other", 404),
     ):
@@ -179,6 +182,26 @@ def test_only_who_has_the_token_is_let_in_and_no_page_of_a_browser(serving):
         sender.finish(30)
     assert serving.to_the_end() == []
     assert token not in repr(serving.address)
+
+
+def test_idle_strangers_and_a_lack_of_file_handles_keep_no_sender_out(serving, monkeypatch):
+    port, failures = serving.source.port, [errno.EMFILE, errno.ENFILE, errno.ECONNABORTED]
+    lines = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(40)]
+    for line in lines[:24]:
+        assert line.recv(1) == b""  # cut off, long before its time to say something is over
+    accept = socket.socket.accept
+
+    def failing(self):
+        if failures:
+            raise OSError(failures.pop(), "not now")
+        return accept(self)
+
+    monkeypatch.setattr(socket.socket, "accept", failing)
+    with Sender(serving.address, Hello()) as sender:
+        assert sender.finish(30).is_complete
+    for line in lines:
+        line.close()
+    serving.to_the_end()
 
 
 def test_a_token_that_is_too_short_is_refused(tmp_path, monkeypatch):
