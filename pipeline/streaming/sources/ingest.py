@@ -80,7 +80,7 @@ class IngestSource(Source):
         self._saved = 0
         self._skipped: list[Skip] = []
         self._conversation: Conversation | None = None
-        self._changed = threading.Condition()
+        self._changed, self._order = threading.Condition(), threading.Lock()
         self._is_ended = self._is_stopped = self._is_left = False
         self._busy = 0
         self._heard_at = time.monotonic()
@@ -294,14 +294,16 @@ class IngestSource(Source):
         frame, problem = _decoded(message, self._limits.pixels)
         if problem is not None:
             self._skip(f"frame {message.sequence}", problem)
-        put = self._put
-        if put is not None:
-            cursor = {
-                "source": self.identity(),
-                "next": self._received.add(message.sequence),
-                "skipped": [[skip.name, skip.reason] for skip in self._skipped],
-            }
-            put(Arrival(message.sequence, frame, arrived, problem, cursor))
+        # one step, however long `put` waits: no cursor may pass over a frame on its way to the queue
+        with self._order:
+            put = self._put
+            if put is not None:
+                cursor = {
+                    "source": self.identity(),
+                    "next": self._received.add(message.sequence),
+                    "skipped": [[skip.name, skip.reason] for skip in self._skipped],
+                }
+                put(Arrival(message.sequence, frame, arrived, problem, cursor))
         return problem is None
 
     def _skip(self, name: str, reason: str) -> None:

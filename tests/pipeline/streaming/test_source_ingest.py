@@ -263,6 +263,37 @@ def test_a_new_connection_takes_the_place_of_the_old_one_and_learns_where_to_go_
     assert [a.sequence for a in serving.to_the_end()] == [0, 1, 2, 3]
 
 
+def test_no_cursor_passes_over_a_frame_that_an_old_connection_still_holds(serving, frames):
+    walk, held, go_on = frames(4), threading.Event(), threading.Event()
+    first = Sender(serving.address, Hello())
+    put = serving.source._put
+
+    def slow(arrival):
+        if arrival.sequence == 1:
+            held.set()
+            assert go_on.wait(30)
+        return put(arrival)
+
+    serving.source._put = slow
+    for frame in walk[:2]:
+        first.send(frame.index, frame)
+    assert held.wait(30)
+    first._connection.socket.shutdown(2)
+    with Sender(serving.address, Hello()) as second:
+        assert second.next == 2
+        for frame in walk[2:]:
+            second.send(frame.index, frame)
+        until = time.monotonic() + 30
+        while serving.source._busy < 2 and len(serving.arrivals) < 3:
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        go_on.set()
+        second.finish(30)
+    first.close()
+    arrivals = serving.to_the_end()
+    assert [(a.sequence, a.cursor["next"]) for a in arrivals] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+
+
 # --- the whole job ---
 
 
