@@ -32,7 +32,7 @@ class _Begin(torch.autograd.Function):
         return _begun(tensor, group)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return _ended(gradient), None
 
 
@@ -45,7 +45,7 @@ class _End(torch.autograd.Function):
         return _ended(begun)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return _begun(gradient, ctx.group), None
 
 

@@ -109,7 +109,9 @@ class BadLine(Source):
             try:
                 frame = replace(frame, image=decoded(damaged(frame.image, number)))
             except DataError as error:
-                return Arrival(number, None, time.monotonic(), f"{frame.name}: {error}", cursor)
+                nothing: Any = None
+                problem = f"{frame.name}: {error}"
+                return Arrival(number, nothing, time.monotonic(), problem, cursor)
         elif kind is not None:
             image = SPOILERS[kind](frame.image, frames[max(number - 1, 0)].image)
             frame = replace(frame, image=image)

@@ -88,6 +88,7 @@ def capture(folder: Path) -> Path:
         for frame in open_capture(f"procedural://room?seed=3&frames={COUNT}&size=64"):
             name = f"{frame.index:05d}.png"
             Image.fromarray(frame.image).save(made / name)
+            assert frame.camera is not None
             images.append(PosedImage(name, frame.camera, frame.time_s))
         write_transforms_json(made / "transforms.json", images, "metric")
     return made
@@ -285,7 +286,7 @@ def stream_disk_full(seed: int, folder: Path) -> float:
     run ends as one that always had room. Needs the right to mount."""
     disk = folder / f"disk-{seed}"
     disk.mkdir()
-    room = random.Random(seed).randint(10, 16)
+    room = random.Random(seed).randint(4, 8)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={room}m", "tmpfs", str(disk)]
     demand(start([], folder / "mount.log", mount).wait() == 0, "can't mount a small file system")
     try:

@@ -30,8 +30,9 @@ def run(told: dict[str, Any]) -> None:
 
     # sums add up in another order with other threads, in this process or one of its own
     torch.set_num_threads(1)
-    given = told.get("fault", {})
-    fault = Fault(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    given: dict[str, Any] = told.get("fault", {})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    fault = Fault(**values)
     gate = GateThresholds()
     if told.get("ungated"):
         gate = replace(gate, darkest=-1, flattest=-1, frozen=-1, sharpness=0, suspect_stops=99)

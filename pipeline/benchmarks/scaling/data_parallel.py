@@ -151,8 +151,9 @@ def measure(rank: int, size: int, path: Path, config: TrainConfig, until: float)
             if form == "captured":
                 torch.cuda.empty_cache()
                 for run in runs.values():
-                    alone = run.exchange.ranks.size == 1
-                    run.update = CapturedStep(run.update, run.model, said.append, alone)
+                    run.update = CapturedStep(
+                        run.update, run.model, said.append, alone=run.exchange.ranks.size == 1
+                    )
                     steps_of(run)(EAGER_USES + 2)
             left = len(forms) - number
             ends = time.time() + max(until - time.time(), 0.0) / left
