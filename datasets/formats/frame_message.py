@@ -169,7 +169,7 @@ def _lens(given: Any, where: str) -> Lens:
         for key in ("width", "height", "fx", "fy", "cx", "cy")
     }
     model, distortion = given.get("model", "pinhole"), given.get("distortion", [])
-    if model not in COEFFICIENTS or not isinstance(distortion, list):
+    if not isinstance(model, str) or model not in COEFFICIENTS or not isinstance(distortion, list):
         raise DataError(f"the lens of {where} is none of {', '.join(COEFFICIENTS)}")
     return lens_of(
         f"the camera of {where}",

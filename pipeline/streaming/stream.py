@@ -238,11 +238,13 @@ def _read(
 def _take(session: Session, source: Source, arrival: Arrival, config: StreamConfig) -> str:
     """An arrival into the session; returns what became of it."""
     frame = arrival.frame
-    is_posed = session.intake.odometer is not None
-    if frame is not None and (is_posed or frame.camera is not None):
-        source.keep(frame)
     is_compared = frame is not None and is_held_out(frame, config.hold_out)
-    return str(session.receive(arrival, is_compared))
+    effect = str(session.receive(arrival, is_compared))
+    is_posed = session.intake.odometer is not None
+    is_first = effect not in ("duplicate", "late")  # only a number's first frame had an effect
+    if frame is not None and is_first and (is_posed or frame.camera is not None):
+        source.keep(frame)
+    return effect
 
 
 def _note_stream(run: RunDirectory, session: Session, source: Source, counts: QueueCounts) -> None:

@@ -294,7 +294,7 @@ class IngestSource(Source):
         frame, problem = _decoded(message, self._limits.pixels)
         if problem is not None:
             self._skip(f"frame {message.sequence}", problem)
-        # one step, however long `put` waits: no cursor may pass over a frame on its way to the queue
+        # one step, however long `put` waits: no cursor passes over a frame on its way to the queue
         with self._order:
             put = self._put
             if put is not None:

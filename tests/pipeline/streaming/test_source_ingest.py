@@ -21,19 +21,23 @@ from websockets.sync.client import connect
 
 from everview.datasets.errors import DataError
 from everview.datasets.formats.frame_message import MAGIC, frame_message, open_message
+from everview.models.weight_files import load_model
 from everview.pipeline.errors import TryAgain, UsageError
+from everview.pipeline.streaming.arrivals import Arrival
 from everview.pipeline.streaming.config import SourceOptions
 from everview.pipeline.streaming.feeder import DROPPED, Feeder
+from everview.pipeline.streaming.session import Session
 from everview.pipeline.streaming.sources.conversation import Received
 from everview.pipeline.streaming.sources.ingest import ADDRESS_FILE, IngestSource
 from everview.pipeline.streaming.sources.ingest_protocol import Hello
+from everview.pipeline.streaming.sources.kept import KeptFrames
 from everview.pipeline.streaming.sources.sending import (
     Address,
     Sender,
     capture_frames,
     send_frames,
 )
-from everview.pipeline.streaming.stream import stream_capture
+from everview.pipeline.streaming.stream import _take, stream_capture
 
 pytestmark = pytest.mark.usefixtures("without_lpips")
 
@@ -140,6 +144,8 @@ def test_what_is_no_frame_is_refused_before_it_is_decoded(frames):
         altered(good, camera={**camera, "c2w_cv": "close to the door"}),
         altered(good, camera={**camera, "width": 99}),
         altered(good, camera={**camera, "distortion": [0.1]}),
+        altered(good, camera={**camera, "model": []}),
+        altered(good, camera={**camera, "model": {}}),
         altered(good, time_s="noon"),
         MAGIC + good[4:8] + good[8:-200] + bytes(200),
     ]
@@ -292,6 +298,21 @@ def test_no_cursor_passes_over_a_frame_that_an_old_connection_still_holds(servin
     first.close()
     arrivals = serving.to_the_end()
     assert [(a.sequence, a.cursor["next"]) for a in arrivals] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+
+
+def test_what_a_number_sends_again_does_not_replace_its_first_picture(config, frames, tmp_path):
+    first, late = frames(2)
+    session = Session(load_model(config.weights), config.policies, tmp_path)
+    source = IngestSource("ingest://", OPTIONS)
+    source._kept = KeptFrames(tmp_path, source.info)
+    again = replace(first, image=255 - first.image)
+    effects = [
+        _take(session, source, Arrival(number, frame, 0.0), config)
+        for number, frame in ((0, first), (0, again), (1, late))
+    ]
+    assert effects == ["held out", "duplicate", "accepted"]
+    assert [np.array_equal(kept.image, frame.image) for kept, frame in
+            zip(source.seen_again(), (first, late), strict=True)] == [True, True]  # fmt: skip
 
 
 # --- the whole job ---
