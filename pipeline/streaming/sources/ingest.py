@@ -17,6 +17,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -81,7 +82,7 @@ class IngestSource(Source):
         self._skipped: list[Skip] = []
         self._conversation: Conversation | None = None
         self._changed, self._order = threading.Condition(), threading.Lock()
-        self._is_ended = self._is_stopped = self._is_left = False
+        self._is_ended = self._is_stopped = self._is_left = self._is_complete = False
         self._busy = 0
         self._heard_at = time.monotonic()
 
@@ -163,10 +164,11 @@ class IngestSource(Source):
 
     def close(self, is_complete: bool) -> None:
         with self._changed:
-            self._is_stopped = self._is_left = True
+            self._is_stopped, self._is_left, self._is_complete = True, True, is_complete
+            if (talk := self._conversation) is not None:
+                talk.say("finished", complete=is_complete)
             self._changed.notify_all()
-        if (talk := self._conversation) is not None:
-            talk.say("finished", complete=is_complete)
+        if talk is not None:
             talk.leave(_LEAVE_S)
         if self._server is not None:
             self._server.shutdown()
@@ -215,7 +217,6 @@ class IngestSource(Source):
         try:
             hello = read_hello(connection.recv(_HELLO_S))
             if not self._take_over(talk, hello):
-                self._wait_for_goodbye(talk)
                 return
             limits = {"message_bytes": self._limits.message_bytes, "pixels": self._limits.pixels}
             talk.say(
@@ -232,9 +233,12 @@ class IngestSource(Source):
             talk.leave(_LEAVE_S)
 
     def _take_over(self, talk: Conversation, hello: Hello) -> bool:
-        """Become the one conversation; wait until the session is ready. False when it takes no
-        frames any more."""
+        """Become the one conversation; wait until the session is ready, or takes no frames any
+        more. False when the run is closed, which was said, or another took over meanwhile."""
         with self._changed:
+            if self._is_left:
+                talk.say("finished", complete=self._is_complete)
+                return False
             first = self._hello or hello
             if (first.scale, first.depth) != (hello.scale, hello.depth):
                 raise DataError("the frames have another scale or depth than those before")
@@ -246,7 +250,7 @@ class IngestSource(Source):
         with self._changed:
             while self._put is None and not self._is_over and self._conversation is talk:
                 self._changed.wait(0.2)
-            return self._put is not None
+            return self._conversation is talk and not self._is_left
 
     @property
     def _is_over(self) -> bool:
@@ -254,7 +258,7 @@ class IngestSource(Source):
 
     def _listen(self, talk: Conversation) -> None:
         bad = 0
-        while not self._is_stopped:
+        while not self._is_over:
             message = talk.connection.recv()
             with self._changed:
                 self._busy += 1
@@ -277,10 +281,11 @@ class IngestSource(Source):
         self._wait_for_goodbye(talk)
 
     def _wait_for_goodbye(self, talk: Conversation) -> None:
-        """Until `close`, which says it when everything is written."""
-        with self._changed:
-            while not self._is_left and self._conversation is talk:
-                self._changed.wait(0.2)
+        """Until `close`, which says it when everything is written, has closed the connection. What
+        still comes is read and left, so that the sender is not stuck with it and hears that."""
+        while self._conversation is talk:
+            with suppress(TimeoutError):
+                talk.connection.recv(0.2)
 
     def _take(self, talk: Conversation, data: bytes) -> bool:
         arrived = time.monotonic()

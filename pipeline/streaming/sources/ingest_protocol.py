@@ -13,11 +13,14 @@
 
 The connection is `ws://HOST:PORT/ingest` with the header `Authorization: Bearer TOKEN`. `next` in
 `welcome` is the number to go on from: after a crash, or on a new connection. Sending a frame twice
-changes nothing. A sender has at most `window` frames on their way that were neither acknowledged
-nor refused. `effect` is the verdict on the frame: accepted, rectified, rejected and why, held out,
-duplicate, late; or waiting, for its turn after a number that is missing (what becomes of it then is
-in frames.parquet). `live` says that the sender can't wait: a full queue then loses the oldest
-frame, which is refused as dropped; otherwise the server reads on when there is room.
+changes nothing. Who comes while everything is written is welcome, and waits for `finished`; who
+comes later still hears `finished` in place of `welcome`. `finished` may come at any time: nothing
+more is taken, and a `complete` run needs nothing more. A sender has at most `window` frames on
+their way that were neither acknowledged nor refused. `effect` is the verdict on the frame:
+accepted, rectified, rejected and why, held out, duplicate, late; or waiting, for its turn after a
+number that is missing (what becomes of it then is in frames.parquet). `live` says that the sender
+can't wait: a full queue then loses the oldest frame, which is refused as dropped; otherwise the
+server reads on when there is room.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from everview.pipeline.errors import EverviewError, InputRejected, TryAgain, exi
 from everview.pipeline.streaming.sources.ingest_protocol import SILENT, VERSION, Hello, read_text
 
 _ANSWER_S = 30.0
+_SILENCE_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Answers:
 class Sender:
     """One connection. `send` waits while too many frames are unanswered; `finish` for the end.
 
-    Raises TryAgain when the connection is gone: make a new one, it says where to go on.
+    Raises TryAgain when the connection is gone: make a new one, it says where to go on. When
+    `answers.is_complete` is True, the run needs no more frames; it may be so from the beginning.
     """
 
     def __init__(self, address: Address, hello: Hello, timeout_s: float = _ANSWER_S) -> None:
@@ -70,6 +72,9 @@ class Sender:
         self._gone = (WebSocketException, OSError, TimeoutError)
         self.answers, self._timeout_s = Answers(), timeout_s
         self._unanswered: set[int] = set()
+        self._nameless = 0
+        self._heard_at = time.monotonic()
+        self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
         self._is_gone = False
         self._open = ExitStack()
@@ -89,6 +94,13 @@ class Sender:
         except self._gone as error:
             self.close()
             raise TryAgain(f"{address.url} gave no welcome: {error}") from None
+        if welcome["type"] == "finished":
+            self._hear(welcome)
+            self._is_gone, self.next = True, 0
+            self.close()
+            if not self.answers.is_complete:
+                raise TryAgain(f"{address.url} takes nothing more before it is started again")
+            return
         if welcome["type"] != "welcome" or welcome.get("version") != VERSION:
             self.close()
             raise InputRejected(f"{address.url}: {welcome.get('reason') or 'no welcome'}")
@@ -100,6 +112,8 @@ class Sender:
 
     def send(self, sequence: int, frame: Frame, quality: int | None = None) -> None:
         """Send one frame; quality as in `frame_message`. Raises DataError when it is too large."""
+        if self._is_over:
+            raise TryAgain("the server takes nothing more on this connection")
         message = frame_message(sequence, frame, quality)
         if len(message) > self._message_bytes:
             raise DataError(
@@ -107,9 +121,13 @@ class Sender:
                 f"{self._message_bytes}; send it smaller or with a --quality"
             )
         with self._changed:
-            while len(self._unanswered) >= self._window and not self._is_gone:
+            since = time.monotonic()
+            while not self._is_over and self._num_unanswered >= self._window:
+                if time.monotonic() - max(since, self._heard_at) > _SILENCE_S:
+                    raise TryAgain(f"the server gave no answer for {_SILENCE_S:g} s")
                 self._changed.wait(0.5)
-            self._check()
+            if self._is_over:
+                raise TryAgain("the server takes nothing more on this connection")
             self._unanswered.add(sequence)
         try:
             self._connection.send(message)
@@ -118,10 +136,9 @@ class Sender:
 
     def finish(self, timeout_s: float) -> Answers:
         """Say that nothing more comes; wait until everything is written."""
-        try:
-            self._connection.send(json.dumps({"type": "end"}))
-        except self._gone:
-            raise TryAgain("the connection is gone") from None
+        if not self._is_over:
+            with suppress(*self._gone):  # who reads finds that too, and what was said last
+                self._connection.send(json.dumps({"type": "end"}))
         until = time.monotonic() + timeout_s
         with self._changed:
             while self.answers.is_complete is None and time.monotonic() < until:
@@ -131,6 +148,14 @@ class Sender:
                 raise TryAgain(f"the server had not finished after {timeout_s:g} s")
         return self.answers
 
+    @property
+    def _is_over(self) -> bool:
+        return self._is_gone or self.answers.is_complete is not None
+
+    @property
+    def _num_unanswered(self) -> int:
+        return len(self._unanswered) - self._nameless
+
     def _check(self) -> None:
         if self._is_gone and self.answers.is_complete is None:
             raise TryAgain("the connection is gone")
@@ -139,6 +164,7 @@ class Sender:
         with suppress(*self._gone, DataError):
             for message in self._connection:
                 with self._changed:
+                    self._heard_at = time.monotonic()
                     self._hear(read_text(message))
                     self._changed.notify_all()
         with self._changed:
@@ -156,12 +182,16 @@ class Sender:
             answers.saved = int(said.get("next", 0))
         elif kind == "finished":
             answers.is_complete = bool(said.get("complete"))
-        if kind in ("ack", "refused"):
+        if kind == "refused" and said.get("sequence") is None:
+            self._nameless += 1  # one of those on their way, nobody knows which
+        elif kind in ("ack", "refused"):
             self._unanswered.discard(said.get("sequence", -1))
 
     def close(self) -> None:
-        """Leave without a word."""
+        """Leave without a word; what the server had said by then is in `answers`."""
         self._open.close()
+        if self._thread is not None:
+            self._thread.join(self._timeout_s)
 
     def __enter__(self) -> Sender:
         return self
@@ -196,6 +226,8 @@ def send_frames(
             for frame in frames_from(sender.next):
                 sender.send(frame.index, frame, quality)
             return sender.finish(finish_s)
+        if sender.answers.is_complete:
+            return sender.answers
     raise AssertionError
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,10 @@ from everview.pipeline.streaming.arrivals import Arrival
 from everview.pipeline.streaming.config import SourceOptions
 from everview.pipeline.streaming.feeder import DROPPED, Feeder
 from everview.pipeline.streaming.session import Session
+from everview.pipeline.streaming.sources import sending
 from everview.pipeline.streaming.sources.conversation import Received
 from everview.pipeline.streaming.sources.ingest import ADDRESS_FILE, IngestSource
-from everview.pipeline.streaming.sources.ingest_protocol import Hello
+from everview.pipeline.streaming.sources.ingest_protocol import WINDOW, Hello
 from everview.pipeline.streaming.sources.kept import KeptFrames
 from everview.pipeline.streaming.sources.sending import (
     Address,
@@ -67,9 +69,11 @@ def wait_for(file):
 class Serving:
     """A source that listens, and what a feeder takes from it; without a session."""
 
-    def __init__(self, run, depth=8, is_read=True):
+    def __init__(self, run, depth=8, is_read=True, most=None):
         run.mkdir()
-        self.run, self._depth, self._is_read = run, depth, is_read
+        self.run, self._depth, self._most, self._is_read = run, depth, most, is_read
+        self.is_read, self.may_close = threading.Event(), threading.Event()
+        self.may_close.set()
         self.source = IngestSource("ingest://", OPTIONS)
         self.arrivals, self.go_on = [], threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -81,10 +85,12 @@ class Serving:
         with Feeder(self.source, lambda frame: frame, self._depth) as feeder:
             if not self._is_read:
                 assert self.go_on.wait(30)
-            for arrival in feeder.arrivals():
+            for arrival in feeder.arrivals(lambda: len(self.arrivals) == self._most):
                 self.arrivals.append(arrival)
                 self.source.took(arrival, "accepted")
             self.counts = feeder.counts()
+        self.is_read.set()
+        assert self.may_close.wait(30)
         self.source.close(True)
 
     def to_the_end(self):
@@ -313,6 +319,57 @@ def test_what_a_number_sends_again_does_not_replace_its_first_picture(config, fr
     assert effects == ["held out", "duplicate", "accepted"]
     assert [np.array_equal(kept.image, frame.image) for kept, frame in
             zip(source.seen_again(), (first, late), strict=True)] == [True, True]  # fmt: skip
+
+
+def test_a_run_that_is_complete_before_the_sender_is_done_answers_it(tmp_path, frames):
+    serving, (frame,) = Serving(tmp_path / "run", most=5), frames(1)
+    endless = lambda first: (replace(frame, index=number) for number in count(first))  # noqa: E731
+    told = send_frames(endless, lambda: serving.address, Hello(), patience_s=5.0)
+    assert told.is_complete
+    assert len(serving.to_the_end()) == 5
+
+
+def test_who_comes_while_everything_is_written_waits_and_who_comes_later_hears_the_end(
+    serving, frames
+):
+    serving.may_close.clear()
+    first = Sender(serving.address, Hello())
+    first.send(0, frames(1)[0])
+    first._connection.send(json.dumps({"type": "end"}))
+    assert serving.is_read.wait(30)
+    first._connection.socket.shutdown(2)
+    with Sender(serving.address, Hello(), 5.0) as second:
+        assert second.next == 1  # at once, although the exports go on
+        shutdown, serving.source._server.shutdown = serving.source._server.shutdown, print
+        serving.may_close.set()
+        assert second.finish(30).is_complete
+        serving.to_the_end()
+        with Sender(serving.address, Hello(), 5.0) as third:
+            assert third.finish(0.0).is_complete
+        shutdown()
+    first.close()
+
+
+def test_messages_that_nobody_can_name_take_no_place_for_ever(serving, frames, monkeypatch):
+    monkeypatch.setattr(sending, "frame_message", lambda *_: b"this is no frame")
+    with Sender(serving.address, Hello()) as sender:
+        for number in range(2 * WINDOW):
+            sender.send(number, frames(1)[0])
+        answers = sender.finish(30)
+    assert len(answers.refused) == 2 * WINDOW
+
+
+def test_a_server_that_answers_nothing_is_left_in_time(tmp_path, frames, monkeypatch):
+    monkeypatch.setattr(sending, "_SILENCE_S", 0.2)
+    serving = Serving(tmp_path / "run", depth=1, is_read=False)
+    with Sender(serving.address, Hello()) as sender:
+        for number in range(WINDOW):
+            sender.send(number, frames(1)[0])
+        with pytest.raises(TryAgain, match="no answer"):
+            sender.send(WINDOW, frames(1)[0])
+        serving.go_on.set()
+        sender.finish(30)
+    serving.to_the_end()
 
 
 # --- the whole job ---
