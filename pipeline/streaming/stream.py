@@ -105,7 +105,7 @@ def stream_source(
 ) -> StreamResult:
     """`stream_capture` of a source that a program made, an `IteratedSource` for instance.
 
-    `config.capture` names it in the run's files and is not opened.
+    `config.capture` is not opened; `source.info` names it in the results.
     """
     progress = progress or Silent()
     if isinstance(source, CapturedSource):
@@ -135,7 +135,7 @@ def stream_source(
                     again = seen_again(source, session)
                     exported = export_stream(session, again, config, run.path, progress)
                 exported = with_trajectory(exported, session.intake.odometer or source, session)
-                metrics = _write_results(run, session, exported, config.capture, counts)
+                metrics = _write_results(run, session, exported, source.info.source, counts)
                 with run.timed("report"):
                     write_report(run.path)
             status = 130 if was_cut else 0
@@ -227,7 +227,7 @@ def _read(
     if not session.num_chunks or session.gauge is None:
         reasons = ", ".join(f"{count} {why}" for why, count in session.refused.items())
         raise DataError(
-            f"{config.capture}: no frame could be observed ({reasons or 'none was left'}); "
+            f"{source.info.source}: no frame could be observed ({reasons or 'none was left'}); "
             "give more frames or a smaller --hold-out"
         )
     if not was_cut and session.snapshot() is not None and session.cursor is not None:
@@ -315,6 +315,6 @@ def _table(config: StreamConfig, metrics: Mapping[str, Any]) -> str:
     count = metrics["details"]["held_out_frames"]
     if not count:
         return "\n".join(found)
-    name = Path(config.capture.partition("?")[0]).name
+    name = Path(str(metrics["scenes"][0]["scene"]).partition("?")[0]).name
     title = f"{name}: {count} held-out frames, short side {config.size}, weights {config.weights}"
     return "\n".join([as_text([score_table(metrics, title)]), *found])

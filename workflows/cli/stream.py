@@ -46,9 +46,14 @@ def streamed(arguments: StreamFlags, config: StreamConfig) -> Outcome:
     from everview.pipeline.runs import default_run_path
     from everview.pipeline.streaming.stream import stream_capture
 
-    subject = Path(config.capture.partition("?")[0]).name
-    out = arguments.out or default_run_path("stream", subject, config)
+    out = arguments.out or default_run_path("stream", subject_of(config.capture), config)
     with showing_progress(arguments.quiet) as progress:
         beside = partial(beside_session, arguments, config.size, progress)
         done = stream_capture(config, out, fresh=arguments.fresh, progress=progress, beside=beside)
     return Outcome({"metrics": done.metrics}, done.table, done.run, done.exit_status)
+
+
+def subject_of(capture: str) -> str:
+    """What a run's folder is called after: the last part of a path or URL, without a login."""
+    place = capture.partition("?")[0]
+    return Path(place.rpartition("@")[2] if "://" in place else place).name

@@ -23,6 +23,7 @@ from everview.pipeline.streaming.frame_tensors import frames_from_tensors, frame
 
 FOLDER = "kept_frames"
 _BLOCK = 16
+_EVERY = "every.txt"
 
 
 class KeptFrames(Capture):
@@ -31,8 +32,9 @@ class KeptFrames(Capture):
     def __init__(self, run: Path, info: CaptureInfo, most: int = 2048) -> None:
         """most: frames on disk, at least a block; each takes 3 bytes a pixel, 7 with depth."""
         self.folder, self.info, self.skipped = run / FOLDER, info, []
-        self._most, self._every = max(most, _BLOCK), 1
+        self._most, self._every = max(most, _BLOCK), self._stored_every()
         self._files = {int(file.stem): file for file in self.folder.glob("*.safetensors")}
+        self._let_go()  # an attempt may have been killed while it did
 
     def __contains__(self, index: int) -> bool:
         return index in self._files
@@ -53,6 +55,21 @@ class KeptFrames(Capture):
 
     def _thin(self) -> None:
         self._every *= 2
+        file = self.folder / _EVERY
+        partial = file.with_suffix(".tmp")
+        with disk_errors(file):
+            partial.write_text(str(self._every), "ascii")
+            partial.replace(file)  # before any frame goes
+        self._let_go()
+
+    def _stored_every(self) -> int:
+        """One block in how many is kept; 1 before any was let go."""
+        try:
+            return max(1, int((self.folder / _EVERY).read_text("ascii")))
+        except (OSError, ValueError):
+            return 1
+
+    def _let_go(self) -> None:
         for index in [i for i in self._files if (i // _BLOCK) % self._every]:
             self._files.pop(index).unlink(missing_ok=True)
 

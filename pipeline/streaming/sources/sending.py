@@ -104,7 +104,7 @@ class Sender:
         if welcome["type"] != "welcome" or welcome.get("version") != VERSION:
             self.close()
             raise InputRejected(f"{address.url}: {welcome.get('reason') or 'no welcome'}")
-        self.next: int = int(welcome["next"])
+        self.next = int(welcome["next"])
         self._window = int(welcome["window"])
         self._message_bytes = int(welcome["limits"]["message_bytes"])
         self._thread = threading.Thread(target=self._read, name="everview-acks", daemon=True)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -21,6 +22,7 @@ from everview.pipeline.streaming.sources.captured import CapturedSource
 from everview.pipeline.streaming.sources.iterated import IteratedSource
 from everview.pipeline.streaming.sources.kept import KeptFrames
 from everview.pipeline.streaming.stream import stream_capture, stream_source
+from everview.workflows.cli.stream import subject_of
 
 pytestmark = pytest.mark.usefixtures("without_lpips")
 
@@ -136,6 +138,34 @@ def test_of_a_long_live_stream_what_was_kept_is_compared_and_nothing_else(
     held_out = [row["id"] for row in read_frames(result.run) if row["role"] == "held_out"]
     assert held_out == [0, 5, 10, 15]  # and not 20, of a block that was let go
     assert result.metrics["floors"]["nearest_view"]["psnr"] > 0
+
+
+def test_no_file_of_a_run_and_no_folder_s_name_holds_the_password_of_a_camera(config, tmp_path):
+    camera = "rtsp://admin:hunter2secret@10.0.0.9"
+    source = IteratedSource(iter(open_capture(config.capture)), "rtsp://10.0.0.9")
+    result = stream_source(source, replace(config, capture=camera), tmp_path / "run")
+    files = [file for file in result.run.rglob("*") if file.is_file()]
+    assert [file for file in files if b"hunter2secret" in file.read_bytes()] == []
+    assert "hunter2secret" not in result.table
+    assert result.metrics["scenes"][0]["scene"] == "rtsp://10.0.0.9"
+    assert subject_of(camera) == subject_of(camera + "?channel=2") == "10.0.0.9"
+    assert subject_of("walks/me@home") == "me@home"
+
+
+def test_what_is_kept_does_not_depend_on_kills(frames, tmp_path):
+    folders = [tmp_path / "whole", tmp_path / "killed"]
+    for folder in folders:
+        folder.mkdir()
+    whole, killed = (KeptFrames(folder, INFO, most=16) for folder in folders)
+    walk = [replace(frames(1)[0], index=index) for index in range(0, 320, 4)]
+    for number, frame in enumerate(walk):
+        if number in (23, 36, 50, 70):  # soon after frames were let go, and not
+            killed = KeptFrames(folders[1], INFO, most=16)
+        for kept in (whole, killed):
+            kept.add(frame)
+        assert [f.index for f in walk if f.index in killed] == [
+            f.index for f in walk if f.index in whole
+        ]
 
 
 def test_an_iterator_whose_indices_fall_is_refused(frames):
