@@ -30,6 +30,7 @@ from everview.datasets.formats.growing_index import (
 from everview.datasets.listed import FrameRecord, ListedCapture, ReadOptions
 from everview.pipeline.streaming.arrivals import Arrival
 from everview.pipeline.streaming.config import SourceOptions
+from everview.pipeline.streaming.sources.skip_list import SkipList
 from everview.pipeline.streaming.sources.source import Put, Source
 
 _LOOK_EVERY_S = 0.1
@@ -46,8 +47,8 @@ class FolderSource(Source):
         self.info = CaptureInfo(str(folder), "folder being written", "up_to_scale", None, True)
         self._index = GrowingIndex(folder, ReadOptions())
         self._entry = self._frame = 0
-        self._left_out: list[int] = []
-        self._skipped: list[Skip] = []
+        self._left_out: tuple[int, ...] = ()  # shared with every cursor
+        self._skipped = SkipList()
         self._names = hashlib.blake2b(digest_size=16)
         self._stopping = threading.Event()
         self._news = _News(options)
@@ -122,7 +123,7 @@ class FolderSource(Source):
         return ListedCapture(self.info, [record], (), self._index.options)[0]
 
     def _leave_out(self, problem: str) -> Arrival:
-        self._left_out.append(self._entry)
+        self._left_out = (*self._left_out, self._entry)
         return self._arrive(None, problem, self._frame)
 
     def _arrive(self, frame: Frame | None, problem: str | None, next_frame: int) -> Arrival:
@@ -131,7 +132,7 @@ class FolderSource(Source):
         self._names.update(self._index.name(number).encode("utf-8", "surrogateescape") + b"\0")
         if problem is not None:
             name = printable(self._index.name(number))
-            self._skipped.append(Skip(name, problem))
+            self._skipped.add(name, problem)
             problem = f"{name}: {problem}"
         return Arrival(number, frame, time.monotonic(), problem, self._cursor())
 
@@ -152,8 +153,8 @@ class FolderSource(Source):
             "entry": self._entry,
             "frame": self._frame,
             "names": self._names.hexdigest(),
-            "left_out": list(self._left_out),
-            "skipped": [[skip.name, skip.reason] for skip in self._skipped],
+            "left_out": self._left_out,
+            "skipped": self._skipped.rows,
         }
 
     def resume(self, cursor: dict[str, Any]) -> None:
@@ -166,15 +167,15 @@ class FolderSource(Source):
                 "or start over with --fresh"
             )
         self._entry, self._frame = entry, int(cursor["frame"])
-        self._left_out = [int(number) for number in cursor["left_out"]]
-        self._skipped = [Skip(name, reason) for name, reason in cursor["skipped"]]
+        self._left_out = tuple(int(number) for number in cursor["left_out"])
+        self._skipped = SkipList(cursor["skipped"])
 
     def identity(self) -> str:
         return f"folder {self.folder.resolve()}"
 
     @property
     def skipped(self) -> list[Skip]:
-        return self._skipped
+        return self._skipped.skips
 
     def seen_again(self) -> Capture:
         left_out = set(self._left_out)

@@ -42,6 +42,7 @@ from everview.pipeline.streaming.sources.ingest_protocol import (
     read_text,
 )
 from everview.pipeline.streaming.sources.kept import KeptFrames
+from everview.pipeline.streaming.sources.skip_list import SkipList
 from everview.pipeline.streaming.sources.source import Put, Source
 
 if TYPE_CHECKING:
@@ -57,7 +58,6 @@ DEFAULT_HOST = "127.0.0.1"
 _HELLO_S = 10.0
 _MOST_BAD = 100
 _LEAVE_S = 10.0
-_MOST_SKIPS = 1000
 
 
 class IngestSource(Source):
@@ -79,7 +79,7 @@ class IngestSource(Source):
         self._put: Put | None = None
         self._received = Received()
         self._saved = 0
-        self._skipped: list[Skip] = []
+        self._skipped = SkipList()
         self._conversation: Conversation | None = None
         self._changed, self._order = threading.Condition(), threading.Lock()
         self._is_ended = self._is_stopped = self._is_left = self._is_complete = False
@@ -134,14 +134,14 @@ class IngestSource(Source):
             raise DataError(f"the run was streaming another source than {self.url}")
         self._saved = int(cursor["next"])
         self._received = Received(self._saved)
-        self._skipped = [Skip(name, reason) for name, reason in cursor["skipped"]]
+        self._skipped = SkipList(cursor["skipped"])
 
     def identity(self) -> str:
         return "ingest"
 
     @property
     def skipped(self) -> list[Skip]:
-        return self._skipped
+        return self._skipped.skips
 
     def took(self, arrival: Arrival, effect: str) -> None:
         if (talk := self._conversation) is None:
@@ -293,12 +293,12 @@ class IngestSource(Source):
             message = open_message(data)
             self._received.check(message.sequence)
         except DataError as error:  # nobody knows which frame that was
-            self._skip("a message", str(error))
+            self._skipped.add("a message", str(error))
             talk.say("refused", sequence=None, reason=str(error))
             return False
         frame, problem = _decoded(message, self._limits.pixels)
         if problem is not None:
-            self._skip(f"frame {message.sequence}", problem)
+            self._skipped.add(f"frame {message.sequence}", problem)
         # one step, however long `put` waits: no cursor passes over a frame on its way to the queue
         with self._order:
             put = self._put
@@ -306,14 +306,10 @@ class IngestSource(Source):
                 cursor = {
                     "source": self.identity(),
                     "next": self._received.add(message.sequence),
-                    "skipped": [[skip.name, skip.reason] for skip in self._skipped],
+                    "skipped": self._skipped.rows,
                 }
                 put(Arrival(message.sequence, frame, arrived, problem, cursor))
         return problem is None
-
-    def _skip(self, name: str, reason: str) -> None:
-        if len(self._skipped) < _MOST_SKIPS:
-            self._skipped.append(Skip(name, reason))
 
     def _write_address(self, url: str) -> None:
         with disk_errors(self._address_file):

@@ -38,13 +38,13 @@ from everview.pipeline.errors import UsageError
 from everview.pipeline.streaming.arrivals import Arrival
 from everview.pipeline.streaming.config import SourceOptions
 from everview.pipeline.streaming.sources.kept import KeptFrames
+from everview.pipeline.streaming.sources.skip_list import SkipList
 from everview.pipeline.streaming.sources.source import Put, Source
 
 SCHEMES = ("tcp", "rtsp", "v4l2")
 
 _MAX_PIXELS = 16_000_000
 _AGAIN_S = 0.5
-_MOST_SKIPS = 1000
 # What is looked at before the first frame: half a second of it, 200 kB (MPEG-TS waits for all of
 # them), and no frames to guess a rate from; FFmpeg's own limits cost five seconds.
 _LOOK_AT = (("analyzeduration", "500000"), ("probesize", "200000"), ("fpsprobesize", "0"))
@@ -66,7 +66,7 @@ class LiveVideoSource(Source):
         )  # fmt: skip
         self._clock = _Clock()
         self._next = 0
-        self._skipped: list[Skip] = []
+        self._skipped = SkipList()
         self._decoder: VideoDecoder | None = None
         self._kept: KeptFrames | None = None
         self._stopping = threading.Event()
@@ -119,14 +119,14 @@ class LiveVideoSource(Source):
                 self._clock.starts(decoder.header)
                 for item in decoder.read(None):
                     if isinstance(item, Left):
-                        self._skip(f"packet {item.packets}", item.reason)
+                        self._skipped.add(f"packet {item.packets}", item.reason)
                         continue
                     if not put(self._arrival(item)) or self._stopping.is_set():
                         return True
             return not self._comes_again
         except DataError as error:
             if not self._stopping.is_set():
-                self._skip(self._input.name, str(error))
+                self._skipped.add(self._input.name, str(error))
             return not self._comes_again
         finally:
             self._decoder = None
@@ -140,12 +140,12 @@ class LiveVideoSource(Source):
         self._next += 1
         cursor = {
             "source": self.identity(), "next": self._next, "time_s": time_s,
-            "unix_s": time.time(), "skipped": [[s.name, s.reason] for s in self._skipped],
+            "unix_s": time.time(), "skipped": self._skipped.rows,
         }  # fmt: skip
         try:
             frame = self._frame(number, picture.image, time_s)
         except DataError as error:
-            self._skip(f"frame {number}", str(error))
+            self._skipped.add(f"frame {number}", str(error))
             return Arrival(number, None, arrived, str(error), cursor)
         return Arrival(number, frame, arrived, None, cursor)
 
@@ -185,7 +185,7 @@ class LiveVideoSource(Source):
         if cursor.get("source") != self.identity():
             raise DataError(f"the run was streaming another source than {self._input.name}")
         self._next = int(cursor["next"])
-        self._skipped = [Skip(name, reason) for name, reason in cursor["skipped"]]
+        self._skipped = SkipList(cursor["skipped"])
         self._clock.goes_on(float(cursor["time_s"]), time.time() - float(cursor["unix_s"]))
 
     def identity(self) -> str:
@@ -193,11 +193,7 @@ class LiveVideoSource(Source):
 
     @property
     def skipped(self) -> list[Skip]:
-        return self._skipped
-
-    def _skip(self, name: str, reason: str) -> None:
-        if len(self._skipped) < _MOST_SKIPS:
-            self._skipped.append(Skip(name, reason))
+        return self._skipped.skips
 
     def keep(self, frame: Frame) -> None:
         assert self._kept is not None

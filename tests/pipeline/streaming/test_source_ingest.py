@@ -235,6 +235,10 @@ def test_a_frame_that_cannot_be_used_is_refused_by_its_number_and_the_others_go_
     assert answers.effects == {"accepted": 2}
     assert [sequence for sequence, _ in answers.refused] == [None, 1]
     assert len(serving.source.skipped) == 2
+    assert arrivals[1].cursor["skipped"] is arrivals[2].cursor["skipped"]  # not a copy a frame
+    again = IngestSource("ingest://", OPTIONS)
+    again.resume(json.loads(json.dumps(arrivals[2].cursor)))
+    assert again.skipped == serving.source.skipped
 
 
 def test_a_live_sender_is_told_which_frames_were_dropped(tmp_path, frames):
