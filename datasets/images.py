@@ -16,6 +16,8 @@ from everview.datasets.guards import (
     warnings_as_errors,
 )
 
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""Weights of red, green and blue in luminance (Rec. 601)."""
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from everview.datasets.captures import Frame
 
+DROPPED = "dropped: the queue was full"
 LATEST_S = 1e12
 """32,000 years: what lies beyond is no time of a frame, and differences of it may not be finite."""
 
@@ -35,6 +36,11 @@ class Arrival:
             raise ValueError("an arrival has either a frame or a problem")
         if self.sequence < 0:
             raise ValueError(f"sequence {self.sequence}: at least 0")
+
+    @property
+    def loss(self) -> str:
+        """Of one without a frame, in a word: dropped or unreadable."""
+        return "dropped" if self.problem == DROPPED else "unreadable"
 
 
 def is_time(time_s: float) -> bool:

@@ -15,10 +15,8 @@ from types import TracebackType
 
 from everview.datasets.captures import Frame
 from everview.datasets.errors import DataError
-from everview.pipeline.streaming.arrivals import Arrival
+from everview.pipeline.streaming.arrivals import DROPPED, Arrival
 from everview.pipeline.streaming.sources.source import Source
-
-DROPPED = "dropped: the queue was full"
 
 _MOST_PROBLEMS = 4096
 _LOOK_UP_S = 0.2

@@ -20,7 +20,6 @@ from everview.datasets.captures import Frame
 from everview.pipeline.posing.odometer import Odometer
 from everview.pipeline.streaming.arrivals import Arrival, is_time
 from everview.pipeline.streaming.events import EventLog
-from everview.pipeline.streaming.feeder import DROPPED
 from everview.pipeline.streaming.frame_tensors import (
     frames_from_tensors,
     frames_to_tensors,
@@ -133,9 +132,8 @@ class Intake:
     def _look_at(self, arrival: Arrival) -> None:
         number = arrival.sequence
         if arrival.frame is None:
-            kind = "dropped" if arrival.problem == DROPPED else "unreadable"
-            self.counts[kind] += 1
-            self.note(kind, sequence=number, problem=arrival.problem)
+            self.counts[arrival.loss] += 1
+            self.note(arrival.loss, sequence=number, problem=arrival.problem)
         elif (told := self._clock.tick(arrival.frame.time_s)) is not None:
             event, seconds = told
             self.counts[event] += 1

@@ -36,7 +36,6 @@ from everview.pipeline.posing.odometer import Odometer
 from everview.pipeline.rendering.renderer import RenderedView, image_tensor, time_tensor
 from everview.pipeline.runs import FrameLog
 from everview.pipeline.streaming.arrivals import Arrival
-from everview.pipeline.streaming.feeder import DROPPED
 from everview.pipeline.streaming.floors import RunningColour
 from everview.pipeline.streaming.foresight import Foreseen, Foresight
 from everview.pipeline.streaming.frame_tensors import (
@@ -151,9 +150,8 @@ class Session:
         arrival = turn.arrival
         self.num_seen += 1
         if arrival.frame is None:
-            reason = "dropped" if arrival.problem == DROPPED else "unreadable"
-            self._count(Verdict("rejected", reason))
-            return Verdict("rejected", arrival.problem or reason)
+            self._count(Verdict("rejected", arrival.loss))
+            return Verdict("rejected", arrival.problem or arrival.loss)
         if turn.is_held_out:
             self.counts["held out"] += 1
             self.gate.pass_by(arrival.frame)

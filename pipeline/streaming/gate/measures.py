@@ -5,17 +5,44 @@ A few milliseconds each at 256 px: the gate looks at every frame.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+from everview.datasets.images import LUMA
+
 _TAPS = 5
 _BLOCK = 8
 _CLIPPED = (2, 253)
 
 
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What is measured of one picture, each when it is first asked for."""
+
+    image: np.ndarray
+
+    @cached_property
+    def luma(self) -> np.ndarray:
+        return luminance(self.image)
+
+    @cached_property
+    def blur(self) -> float:
+        return blur(self.luma)
+
+    @cached_property
+    def sharpness(self) -> float:
+        return sharpness(self.luma)
+
+    @cached_property
+    def brightness(self) -> float:
+        return brightness(self.luma)
+
+
 def luminance(image: np.ndarray) -> np.ndarray:
     """float32 [H, W], 0 to 255."""
-    return image.astype(np.float32) @ _LUMA
+    return image.astype(np.float32) @ LUMA
 
 
 def sharpness(luma: np.ndarray) -> float:

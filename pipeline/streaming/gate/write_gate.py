@@ -22,6 +22,7 @@ from everview.datasets.captures import Frame
 from everview.pipeline.streaming.arrivals import is_time
 from everview.pipeline.streaming.gate import measures
 from everview.pipeline.streaming.gate.exposure import agrees, rectifying_fit
+from everview.pipeline.streaming.gate.measures import Look
 from everview.pipeline.streaming.gate.thresholds import GateThresholds
 from everview.pipeline.streaming.gate.verdicts import ACCEPTED, Judged, Verdict
 
@@ -51,15 +52,16 @@ class WriteGate:
         """The verdict on a frame as resized; a written one becomes part of the running medians."""
         if (reason := self._unusable(frame)) is not None:
             return Judged(frame, Verdict("rejected", reason))
-        luma = measures.luminance(frame.image)
-        judged = self._repeated(frame) or self._empty(frame, luma) or self._blurred(frame, luma)
-        judged = judged or self._exposed(frame, luma, predict) or Judged(frame, ACCEPTED)
+        look = Look(frame.image)
+        judged = self._repeated(frame) or self._empty(frame, look) or self._blurred(frame, look)
+        judged = judged or self._exposed(frame, look, predict) or Judged(frame, ACCEPTED)
         if not judged.verdict.is_written:
             self.in_a_row += 1
             if self.in_a_row <= self.limits.patience or self._contradicts(frame):
                 return judged
             judged = self._give_way(judged)
-        self._note(frame, judged.frame)
+        written = judged.frame
+        self._note(frame, written, look if written is frame else Look(written.image))
         return judged
 
     def pass_by(self, frame: Frame) -> None:
@@ -104,26 +106,26 @@ class WriteGate:
         reason = "frozen while its camera moves" if self._contradicts(frame) else "frozen"
         return Judged(frame, Verdict("rejected", reason, measured))
 
-    def _empty(self, frame: Frame, luma: np.ndarray) -> Judged | None:
-        if (bright := float(np.percentile(luma, 99))) < self.limits.darkest:
+    def _empty(self, frame: Frame, look: Look) -> Judged | None:
+        if (bright := float(np.percentile(look.luma, 99))) < self.limits.darkest:
             return Judged(frame, Verdict("rejected", "black", bright))
-        if (spread := float(luma.std())) < self.limits.flattest:
+        if (spread := float(look.luma.std())) < self.limits.flattest:
             return Judged(frame, Verdict("rejected", "blank", spread))
         return None
 
-    def _blurred(self, frame: Frame, luma: np.ndarray) -> Judged | None:
+    def _blurred(self, frame: Frame, look: Look) -> Judged | None:
         if len(self.blurs) < self.limits.warm_up:
             return None
-        share = measures.sharpness(luma) / max(float(np.median(self.sharpnesses)), 1e-6)
-        added = measures.blur(luma) - float(np.median(self.blurs))
+        share = look.sharpness / max(float(np.median(self.sharpnesses)), 1e-6)
+        added = look.blur - float(np.median(self.blurs))
         if share >= self.limits.sharpness or added <= self.limits.blurrier:
             return None
         return Judged(frame, Verdict("rejected", "blurred", share))
 
-    def _exposed(self, frame: Frame, luma: np.ndarray, predict: Predict) -> Judged | None:
+    def _exposed(self, frame: Frame, look: Look, predict: Predict) -> Judged | None:
         if len(self.brightnesses) < self.limits.warm_up or self.written is None:
             return None
-        stops = measures.brightness(luma) - float(np.median(self.brightnesses))
+        stops = look.brightness - float(np.median(self.brightnesses))
         if abs(stops) < self.limits.suspect_stops:
             return None
         expected = predict(frame)
@@ -158,12 +160,11 @@ class WriteGate:
         reason = f"{judged.verdict.reason}, written after {self.in_a_row - 1} rejections in a row"
         return Judged(judged.frame, Verdict("accepted", reason, judged.verdict.measured), True)
 
-    def _note(self, came: Frame, written: Frame) -> None:
-        luma = measures.luminance(written.image)
+    def _note(self, came: Frame, written: Frame, look: Look) -> None:
         for running, value in (
-            (self.blurs, measures.blur(luma)),
-            (self.sharpnesses, measures.sharpness(luma)),
-            (self.brightnesses, measures.brightness(luma)),
+            (self.blurs, look.blur),
+            (self.sharpnesses, look.sharpness),
+            (self.brightnesses, look.brightness),
         ):
             running.append(value)
             del running[: -self.limits.memory]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from everview.datasets.captures import Capture, CaptureInfo, Frame, Skip
+from everview.datasets.captures import CaptureInfo, Frame, Skip
 from everview.datasets.errors import DataError
 from everview.datasets.formats.frame_message import FrameMessage, open_message
 from everview.pipeline.errors import EnvironmentUnfit, UsageError
@@ -41,9 +41,9 @@ from everview.pipeline.streaming.sources.ingest_protocol import (
     read_hello,
     read_text,
 )
-from everview.pipeline.streaming.sources.kept import KeptFrames
+from everview.pipeline.streaming.sources.kept import PassingSource
 from everview.pipeline.streaming.sources.skip_list import SkipList
-from everview.pipeline.streaming.sources.source import Put, Source
+from everview.pipeline.streaming.sources.source import Put
 
 if TYPE_CHECKING:
     from websockets.http11 import Request, Response
@@ -60,7 +60,7 @@ _MOST_BAD = 100
 _LEAVE_S = 10.0
 
 
-class IngestSource(Source):
+class IngestSource(PassingSource):
     """Frames numbered by their sender. `index` is the sender's number.
 
     The address and the token are in RUN/ingest.json, readable by its owner alone, while the run is
@@ -109,7 +109,7 @@ class IngestSource(Source):
             self.url, "websocket", hello.scale, None, True, has_depth=hello.depth, has_time=True,
             notes=(f"sent by {hello.name}", "live" if hello.live else "waits for the model"),
         )  # fmt: skip
-        self._kept = KeptFrames(run, self.info)
+        self.keep_in(run)
 
     def deliver(self, put: Put) -> None:
         with self._changed:
@@ -151,16 +151,10 @@ class IngestSource(Source):
         else:
             talk.say("ack", sequence=arrival.sequence, effect=effect)
 
-    def keep(self, frame: Frame) -> None:
-        self._kept.add(frame)
-
     def saved(self, cursor: dict[str, Any]) -> None:
         self._saved = max(self._saved, int(cursor["next"]))
         if (talk := self._conversation) is not None:
             talk.say("saved", next=self._saved)
-
-    def seen_again(self) -> Capture:
-        return self._kept
 
     def close(self, is_complete: bool) -> None:
         with self._changed:
@@ -174,7 +168,7 @@ class IngestSource(Source):
             self._server.shutdown()
         if is_complete:
             self._address_file.unlink(missing_ok=True)
-            self._kept.remove()
+        super().close(is_complete)
 
     # --- the sender's side: every connection has a thread of its own ---
 

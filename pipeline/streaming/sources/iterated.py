@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from everview.datasets.captures import Capture, CaptureInfo, Frame, Scale, Skip
+from everview.datasets.captures import CaptureInfo, Frame, Scale, Skip
 from everview.datasets.errors import DataError
 from everview.pipeline.streaming.arrivals import Arrival
-from everview.pipeline.streaming.sources.kept import KeptFrames
-from everview.pipeline.streaming.sources.source import Put, Source
+from everview.pipeline.streaming.sources.kept import PassingSource
+from everview.pipeline.streaming.sources.source import Put
 
 
-class IteratedSource(Source):
+class IteratedSource(PassingSource):
     """Frames of an iterator, taken one by one, numbered by their `index` (which must rise).
 
     A camera's iterator that must not be held up is wrapped with `can_wait=False`: a full queue then
@@ -37,10 +37,9 @@ class IteratedSource(Source):
         self._frames = frames
         self._after = -1
         self._is_stopped = False
-        self._kept: KeptFrames | None = None
 
     def begin(self, run: Path, say: Callable[[str], None]) -> None:
-        self._kept = KeptFrames(run, self.info)
+        self.keep_in(run)
 
     def deliver(self, put: Put) -> None:
         last = self._after
@@ -73,15 +72,3 @@ class IteratedSource(Source):
     @property
     def skipped(self) -> list[Skip]:
         return []
-
-    def keep(self, frame: Frame) -> None:
-        assert self._kept is not None
-        self._kept.add(frame)
-
-    def seen_again(self) -> Capture:
-        assert self._kept is not None
-        return self._kept
-
-    def close(self, is_complete: bool) -> None:
-        if self._kept is not None and is_complete:
-            self._kept.remove()

@@ -20,6 +20,7 @@ from everview.datasets.captures import Capture, CaptureInfo, Frame
 from everview.datasets.errors import DataError
 from everview.pipeline.runs import disk_errors
 from everview.pipeline.streaming.frame_tensors import frames_from_tensors, frames_to_tensors
+from everview.pipeline.streaming.sources.source import Source
 
 FOLDER = "kept_frames"
 _BLOCK = 16
@@ -96,3 +97,28 @@ class KeptFrames(Capture):
         """Take the files away."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._files = {}
+
+
+class PassingSource(Source):
+    """A source whose frames pass once: what the review wants again is kept in the run meanwhile."""
+
+    _kept: KeptFrames | None = None
+
+    def keep_in(self, run: Path) -> None:
+        """To be called by `begin`, as soon as `info` is known."""
+        self._kept = KeptFrames(run, self.info)
+
+    def keep(self, frame: Frame) -> None:
+        self._kept_frames.add(frame)
+
+    def seen_again(self) -> Capture:
+        return self._kept_frames
+
+    def close(self, is_complete: bool) -> None:
+        if is_complete and self._kept is not None:
+            self._kept.remove()
+
+    @property
+    def _kept_frames(self) -> KeptFrames:
+        assert self._kept is not None
+        return self._kept

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from everview.datasets.cameras import Camera
-from everview.datasets.captures import Capture, CaptureInfo, Frame, Skip
+from everview.datasets.captures import CaptureInfo, Frame, Skip
 from everview.datasets.errors import DataError
 from everview.datasets.formats.camera_lines import CameraLines
 from everview.datasets.formats.video_decoder import (
@@ -37,9 +37,9 @@ from everview.datasets.lenses import rectify
 from everview.pipeline.errors import UsageError
 from everview.pipeline.streaming.arrivals import Arrival
 from everview.pipeline.streaming.config import SourceOptions
-from everview.pipeline.streaming.sources.kept import KeptFrames
+from everview.pipeline.streaming.sources.kept import PassingSource
 from everview.pipeline.streaming.sources.skip_list import SkipList
-from everview.pipeline.streaming.sources.source import Put, Source
+from everview.pipeline.streaming.sources.source import Put
 
 SCHEMES = ("tcp", "rtsp", "v4l2")
 
@@ -50,7 +50,7 @@ _AGAIN_S = 0.5
 _LOOK_AT = (("analyzeduration", "500000"), ("probesize", "200000"), ("fpsprobesize", "0"))
 
 
-class LiveVideoSource(Source):
+class LiveVideoSource(PassingSource):
     """Frames numbered as they come."""
 
     can_wait = False
@@ -68,7 +68,6 @@ class LiveVideoSource(Source):
         self._next = 0
         self._skipped = SkipList()
         self._decoder: VideoDecoder | None = None
-        self._kept: KeptFrames | None = None
         self._stopping = threading.Event()
 
     def begin(self, run: Path, say: Callable[[str], None]) -> None:
@@ -81,7 +80,7 @@ class LiveVideoSource(Source):
             self._input.name, "live video", scale, None, self._cameras is not None, has_time=True,
             notes=notes,
         )  # fmt: skip
-        self._kept = KeptFrames(run, self.info)
+        self.keep_in(run)
         say(f"{self._input.name}: {notes[0]}; Ctrl-C ends the stream")
 
     def _wait_for_cameras(self, say: Callable[[str], None]) -> None:
@@ -195,19 +194,10 @@ class LiveVideoSource(Source):
     def skipped(self) -> list[Skip]:
         return self._skipped.skips
 
-    def keep(self, frame: Frame) -> None:
-        assert self._kept is not None
-        self._kept.add(frame)
-
-    def seen_again(self) -> Capture:
-        assert self._kept is not None
-        return self._kept
-
     def close(self, is_complete: bool) -> None:
         if self._decoder is not None:
             self._decoder.close()
-        if is_complete and self._kept is not None:
-            self._kept.remove()
+        super().close(is_complete)
 
 
 class _Clock:

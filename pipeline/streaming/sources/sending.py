@@ -267,6 +267,8 @@ def main() -> None:
         answers = send_frames(frames_from, lambda: Address.read(file), hello, quality=words.quality)
     except (EverviewError, DataError) as error:
         parser.exit(exit_code_of(error), f"{error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted; the same command goes on from what the session has\n")
     effects = ", ".join(f"{number} {effect}" for effect, number in answers.effects.items())
     print(f"{effects}; {len(answers.refused)} refused; complete: {answers.is_complete}")
 

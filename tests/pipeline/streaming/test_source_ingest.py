@@ -24,9 +24,9 @@ from everview.datasets.errors import DataError
 from everview.datasets.formats.frame_message import MAGIC, frame_message, open_message
 from everview.models.weight_files import load_model
 from everview.pipeline.errors import TryAgain, UsageError
-from everview.pipeline.streaming.arrivals import Arrival
+from everview.pipeline.streaming.arrivals import DROPPED, Arrival
 from everview.pipeline.streaming.config import SourceOptions
-from everview.pipeline.streaming.feeder import DROPPED, Feeder
+from everview.pipeline.streaming.feeder import Feeder
 from everview.pipeline.streaming.session import Session
 from everview.pipeline.streaming.sources import sending
 from everview.pipeline.streaming.sources.conversation import Received

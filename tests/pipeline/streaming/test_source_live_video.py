@@ -18,8 +18,9 @@ import pytest
 
 from everview.datasets.errors import DataError
 from everview.pipeline.errors import UsageError
+from everview.pipeline.streaming.arrivals import DROPPED
 from everview.pipeline.streaming.config import SourceOptions
-from everview.pipeline.streaming.feeder import DROPPED, Feeder
+from everview.pipeline.streaming.feeder import Feeder
 from everview.pipeline.streaming.sources.live_video import LiveVideoSource, _Clock, live_input
 from everview.pipeline.streaming.stream import stream_capture
 from tests.datasets.videos import grey_pictures, write_video

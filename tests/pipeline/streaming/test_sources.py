@@ -15,9 +15,9 @@ from everview.datasets.opening import open_capture
 from everview.datasets.writers.posed_image import PosedImage
 from everview.datasets.writers.transforms_json import write_transforms_json
 from everview.pipeline.runs import read_frames
-from everview.pipeline.streaming.arrivals import Arrival
-from everview.pipeline.streaming.feeder import DROPPED, Feeder
-from everview.pipeline.streaming.sources import iterated
+from everview.pipeline.streaming.arrivals import DROPPED, Arrival
+from everview.pipeline.streaming.feeder import Feeder
+from everview.pipeline.streaming.sources import kept as kept_frames
 from everview.pipeline.streaming.sources.captured import CapturedSource
 from everview.pipeline.streaming.sources.iterated import IteratedSource
 from everview.pipeline.streaming.sources.kept import KeptFrames
@@ -132,7 +132,7 @@ def test_an_iterator_streams_to_the_same_views_as_the_capture_it_came_from(confi
 def test_of_a_long_live_stream_what_was_kept_is_compared_and_nothing_else(
     config, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(iterated, "KeptFrames", partial(KeptFrames, most=16))
+    monkeypatch.setattr(kept_frames, "KeptFrames", partial(KeptFrames, most=16))
     capture = open_capture(config.capture)
     result = stream_source(IteratedSource(iter(capture), "x"), config, tmp_path / "run")
     held_out = [row["id"] for row in read_frames(result.run) if row["role"] == "held_out"]
