@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from everview.datasets.cameras import Camera
 from everview.datasets.captures import Frame
+from everview.datasets.images import LUMA
 
 # Points along the longer side; depths this far apart, as a share, are of the same surface.
 _SAMPLES = 96
@@ -41,9 +41,8 @@ NONE = Agreement(0.0, 0.0, 0.0)
 
 
 def grey(image: np.ndarray) -> np.ndarray:
-    """Luminance float32 [H, W], 0 to 1, of uint8 [H, W, 3] (Rec. 601)."""
-    weights = np.array([0.299, 0.587, 0.114], np.float32) / 255.0
-    return np.ascontiguousarray(image.astype(np.float32) @ weights)
+    """Luminance float32 [H, W], 0 to 1, of uint8 [H, W, 3]."""
+    return np.ascontiguousarray(image.astype(np.float32) @ (LUMA / 255.0))
 
 
 def known_depth(frame: Frame) -> np.ndarray:
@@ -53,13 +52,6 @@ def known_depth(frame: Frame) -> np.ndarray:
     depth = np.nan_to_num(frame.depth.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     depth = np.maximum(depth, 0.0)
     return depth if frame.mask is None else np.where(frame.mask, depth, 0.0).astype(np.float32)
-
-
-def unprojected(camera: Camera, columns: np.ndarray, rows: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Points [N, 3] in the camera's axes of pixel positions (first pixel's centre 0.5) and z."""
-    x = (columns - camera.cx) / camera.fx * z
-    y = (rows - camera.cy) / camera.fy * z
-    return np.stack([x, y, z], axis=-1)
 
 
 def agreement(frame: Frame, other: Frame, other_from_frame: np.ndarray) -> Agreement:
@@ -76,7 +68,8 @@ def agreement(frame: Frame, other: Frame, other_from_frame: np.ndarray) -> Agree
     z = depth[rows, columns].astype(np.float64)
     if len(z) < _LEAST_POINTS:
         return NONE
-    points = unprojected(frame.camera, columns + 0.5, rows + 0.5, z)
+    pixels = np.stack([columns + 0.5, rows + 0.5], axis=-1)
+    points = frame.camera.moved(np.eye(4)).unproject(pixels, z)
     points = points @ other_from_frame[:3, :3].T + other_from_frame[:3, 3]
     camera, ahead = other.camera, np.maximum(points[:, 2], 1e-9)
     u = np.floor(camera.fx * points[:, 0] / ahead + camera.cx)

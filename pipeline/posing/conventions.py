@@ -182,8 +182,7 @@ def _by_lines(
 
 
 def _rays(camera: Camera, points: np.ndarray) -> np.ndarray:
-    x, y = (points[:, 0] - camera.cx) / camera.fx, (points[:, 1] - camera.cy) / camera.fy
-    return np.stack([x, y, np.ones(len(points))], axis=-1)
+    return camera.moved(np.eye(4)).unproject(points, np.ones(len(points)))
 
 
 def _explained(a: np.ndarray, b: np.ndarray, motion: np.ndarray, tolerance: float) -> float:

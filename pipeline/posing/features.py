@@ -13,7 +13,7 @@ import numpy as np
 
 from everview.datasets.cameras import Camera, invert_rigid
 from everview.datasets.captures import Frame
-from everview.pipeline.posing.agreement import grey, known_depth, unprojected
+from everview.pipeline.posing.agreement import grey, known_depth
 from everview.pipeline.preparing.poses_by_sfm import import_pycolmap
 
 _MOST = 1500
@@ -85,7 +85,7 @@ class FeatureMatcher:
         known = z > 0
         if known.sum() < _LEAST_MATCHES:
             return None
-        points = unprojected(key.camera, seen[known, 0], seen[known, 1], z[known])
+        points = key.camera.moved(np.eye(4)).unproject(seen[known], z[known])
         found = self._absolute_pose(mine.points[pairs[known, 0]], points, frame.camera)
         if found is None or found["num_inliers"] < _LEAST_MATCHES:
             return None

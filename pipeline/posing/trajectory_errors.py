@@ -41,11 +41,18 @@ class Errors:
     rpe_rotation_deg_rmse: float
 
 
+def rotation_angles(rotations: np.ndarray) -> np.ndarray:
+    """Angles [...] of rotation matrices [..., 3, 3] in radians."""
+    # of a small angle the sine is exact where the cosine has lost it
+    off = rotations - np.swapaxes(rotations, -1, -2)
+    sines = np.linalg.norm(off, axis=(-2, -1)) / np.sqrt(8.0)
+    cosines = (np.trace(rotations, axis1=-2, axis2=-1) - 1.0) / 2.0
+    return np.asarray(np.arctan2(sines, cosines))
+
+
 def rotation_angle(rotation: np.ndarray) -> float:
-    """Angle of a rotation matrix [3, 3] in radians, exact for small ones."""
-    off = rotation - rotation.T
-    sine = np.linalg.norm(off) / np.sqrt(8.0)
-    return float(np.arctan2(sine, (np.trace(rotation) - 1.0) / 2.0))
+    """Of one, [3, 3]."""
+    return float(rotation_angles(rotation))
 
 
 class TrajectoryErrors:

@@ -15,6 +15,7 @@ from pathlib import PurePath
 import numpy as np
 
 from everview.datasets.errors import DataError
+from everview.pipeline.posing.trajectory_errors import rotation_angles
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,7 @@ def pose_errors(found: np.ndarray, true: np.ndarray) -> PoseErrors:
     scale, rotation, shift = fit_similarity(found[:, :3, 3], true[:, :3, 3])
     centres = scale * found[:, :3, 3] @ rotation.T + shift
     turned = rotation @ found[:, :3, :3]
-    off = np.swapaxes(turned, -1, -2) @ true[:, :3, :3]
-    # of a small angle the sine is exact where the cosine has lost it
-    sine = np.linalg.norm(off - np.swapaxes(off, -1, -2), axis=(1, 2)) / np.sqrt(8.0)
-    cosine = (np.trace(off, axis1=1, axis2=2) - 1.0) / 2.0
-    angles = np.degrees(np.arctan2(sine, cosine))
+    angles = np.degrees(rotation_angles(np.swapaxes(turned, -1, -2) @ true[:, :3, :3]))
     goal = true[:, :3, 3]
     extent = np.linalg.norm(goal - goal.mean(0), axis=-1).max()
     distances = np.linalg.norm(centres - goal, axis=-1) / extent
