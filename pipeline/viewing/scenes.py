@@ -77,6 +77,7 @@ class RunScene:
         self.history = History()
         self.history.add(read_frames(run, _MOST_ROWS))
         self._record: dict[str, Any] = read_run(run) or {}
+        self._retention = _retention_of(run)  # asked for twice a second, and it changes no more
 
     def renderer(self) -> SceneRenderer:
         """Of the snapshot's state."""
@@ -104,15 +105,7 @@ class RunScene:
 
     def retention(self) -> list[float]:
         """PSNR of the first chunk after each chunk, dB."""
-        try:
-            details = (read_metrics(self.run) or {}).get("details")
-            values = details.get("retention_psnr") if isinstance(details, dict) else None
-            if values is None:
-                snapshot = load_snapshot(self.run)
-                values = snapshot.facts["retention"] if snapshot is not None else []
-        except InputRejected:
-            return []
-        return [float(value) for value in values if isinstance(value, int | float)]
+        return self._retention
 
     def advance(self) -> None:
         """Nothing happens to it any more."""
@@ -180,3 +173,16 @@ class LiveScene:
         if began_anew:
             self.history = History()
         self.history.add(rows)
+
+
+def _retention_of(run: Path) -> list[float]:
+    """From the run's metrics, or from its snapshot where it has none yet."""
+    try:
+        details = (read_metrics(run) or {}).get("details")
+        values = details.get("retention_psnr") if isinstance(details, dict) else None
+        if values is None:
+            snapshot = load_snapshot(run)
+            values = snapshot.facts["retention"] if snapshot is not None else []
+    except InputRejected:
+        return []
+    return [float(value) for value in values if isinstance(value, int | float)]
