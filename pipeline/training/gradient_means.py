@@ -35,7 +35,7 @@ class _Bucket:
 
     def begin(self, ranks: Ranks) -> None:
         """Move the gradients into one tensor, whose parts they are from now on; exchange it."""
-        flat = torch.cat([_gradient(parameter).flatten() for parameter in self.parameters])
+        flat = torch.cat([gradient_of(parameter).flatten() for parameter in self.parameters])
         parts = flat.split([parameter.numel() for parameter in self.parameters])
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
@@ -141,6 +141,7 @@ def _in_buckets(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         yield group
 
 
-def _gradient(parameter: Tensor) -> Tensor:
+def gradient_of(parameter: Tensor) -> Tensor:
+    """The gradient that a parameter must have by now."""
     assert parameter.grad is not None
     return parameter.grad

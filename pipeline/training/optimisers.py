@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from everview.models.scene_model import SceneModel
 from everview.pipeline.training.averaging import WeightAverage, model_with
 from everview.pipeline.training.config import OptimiserConfig
-from everview.pipeline.training.gradient_means import GradientMeans
+from everview.pipeline.training.gradient_means import GradientMeans, gradient_of
 from everview.pipeline.training.parameter_groups import HiddenMatrix, split_parameters
 from everview.pipeline.training.pieces import load_pieces, piece_name, whole_sizes
 from everview.pipeline.training.ranks import Ranks
@@ -190,7 +190,7 @@ class Optimiser:
 
     def _judge(self) -> Verdict:
         """Norm of the whole gradient, and whether to use it, without leaving the device."""
-        norms = torch._foreach_norm([_gradient(p) for p in self._parameters])
+        norms = torch._foreach_norm([gradient_of(p) for p in self._parameters])
         norm = torch.linalg.vector_norm(torch.stack(norms))
         verdict = judge(norm, self._typical_norm, self.config)
         self._accepted_steps.add_(verdict.accepted)
@@ -203,7 +203,7 @@ class Optimiser:
         verdict: Verdict,
         rate: float | Tensor,
     ) -> None:
-        gradient = torch.stack([matrix.of(_gradient(matrix.parameter)) for matrix in matrices])
+        gradient = torch.stack([matrix.of(gradient_of(matrix.parameter)) for matrix in matrices])
         accepted = verdict.accepted
         ahead = nesterov(gradient, self._momentum[shape], verdict, self.config)
         update, tall = orthogonal_update(ahead, self.config)
@@ -216,7 +216,7 @@ class Optimiser:
         if not self._rest:
             return
         accepted = verdict.accepted
-        gradient = torch.cat([_gradient(parameter).flatten() for parameter in self._rest])
+        gradient = torch.cat([gradient_of(parameter).flatten() for parameter in self._rest])
         averages = self._mean, self._square, self._accepted_steps
         update = adamw_update(gradient, *averages, verdict, rate, self.config)
         if self._decayed:
@@ -226,8 +226,3 @@ class Optimiser:
             for part, parameter in zip(update.split(self._sizes), self._rest, strict=True)
         ]
         torch._foreach_sub_(list(self._rest), parts)
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad

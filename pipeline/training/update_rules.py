@@ -3,9 +3,8 @@
 Both change their averages in place, by a factor of 0 where the step was refused, and return what is
 to be taken from the weights.
 
-Operation by operation, AdamW reads and writes memory some 25 times for each of its five tensors'
-once; for 183M weights that is 4 ms of a step on an H200. On a GPU each rule is compiled to one
-kernel.
+On a GPU each rule is compiled to one kernel: operation by operation, AdamW passes over memory some
+25 times where 6 do.
 """
 
 from __future__ import annotations

@@ -42,15 +42,16 @@ What came out, and why it differed (measured/README.md has the figures):
 
 - Data parallel as predicted. One by one the agreement after each step is the last straw of a host
   that launches 174 ms for 87 ms of kernels.
-- Context parallel: 20 ms over half instead of 9, by kernel: 11.5 in all-reduces (28 of 14 MB, which
-  alone take 0.07 ms each, and 731 MB of gradients, 3.2 ms: half of the 11.5 is waiting for the
-  other card), 3.4 in Newton-Schulz (three matrices fill 63 of 132 multiprocessors, so dividing them
-  among ranks wouldn't help), 5 in AdamW operation by operation (2 since it is one kernel).
+- Context parallel: 20 ms over half instead of 9. A profile of the second attempt, taken by hand:
+  11.5 in all-reduces (28 of 14 MB, which alone take 0.07 ms each, and 731 MB of gradients, 3.2 ms:
+  half of the 11.5 is waiting), 3.4 in Newton-Schulz (three matrices make 63 tiles for 132
+  multiprocessors, so dividing them among ranks wouldn't help). AdamW as one kernel gained less than
+  its passes over memory promise: 258.4 ms a step of one rank where it had been 258.9.
 - DeepSpeed at 65K tokens: 6 % (ZeRO 0) and 18 % (ZeRO 2). Its throughput timer waited for the GPU
   twice a step and its norm once; parameters of ZeRO 2 lay at odd addresses, so that compiled code
   copied or, compiled for others before, failed. Without these 5 to 16 % on an H100 whose host
   launches 185 ms for 176 ms of kernels: 7,100 (ZeRO 0) and 17,500 (ZeRO 2) more Python calls a
-  step are no longer hidden. So the row has 131K tokens now.
+  step, counted by cProfile on a CPU, are no longer hidden. So the row has 131K tokens now.
 - Stall of 312M: 1.7 s at 1.6 GB/s, page faults of fresh memory. Since then it is staged in memory
   that is kept and pinned.
 """
