@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from PIL import Image
 
 from everview.pipeline.report import write_report
+from tests.pipeline.viewing.browser import find_chromium
 
 pytestmark = pytest.mark.browser
 
@@ -22,10 +22,7 @@ FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome", "chrome"):
-        if place := shutil.which(name):
-            return place
-    pytest.skip("no Chromium on this machine")
+    return find_chromium()
 
 
 def visit(chromium: str, page: Path, tmp_path: Path, *flags: str) -> subprocess.CompletedProcess:
