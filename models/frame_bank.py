@@ -4,6 +4,10 @@ The fast weights remember what the scene is like; its texture is copied from pix
 at most `capacity` frames, chosen by coverage: when it is full, the older of the two most alike
 frames leaves. It is part of the state, counted in its size, and `capacity = 0` is the pure memory.
 
+A bank's pictures have one size, that of its first frames. Frames of another size or orientation are
+resampled to it, each axis by itself, and their intrinsics with them: a pinhole camera stays one, so
+geometry is exact, the bank never grows, and queries keep the form that was captured for them.
+
 Shapes: B scenes, K frames kept, V views, S sources, H rows, W columns.
 """
 
@@ -14,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from everview.datasets.cameras import Cameras, concatenate
 
@@ -40,6 +45,7 @@ class FrameBank:
 
     def add(self, images: Tensor, cameras: Cameras, time_s: Tensor, capacity: int) -> FrameBank:
         """The bank after V more frames (float images are stored as uint8), at most `capacity`."""
+        images, cameras = fitted(images, cameras, *self.images.shape[-2:])
         stored = (images.clamp(0, 1) * 255).round().to(torch.uint8)
         grown = FrameBank(
             torch.cat([self.images, stored], 1),
@@ -73,6 +79,16 @@ class FrameBank:
             cameras=self.cameras[rows, index],
             time_s=self.time_s[rows, index],
         )
+
+
+def fitted(images: Tensor, cameras: Cameras, height: int, width: int) -> tuple[Tensor, Cameras]:
+    """Images [B, V, 3, H, W] resampled to height x width, antialiased, and their cameras."""
+    if images.shape[-2:] == (height, width):
+        return images, cameras
+    flat = interpolate(
+        images.flatten(0, 1), (height, width), mode="bilinear", align_corners=False, antialias=True
+    )
+    return flat.unflatten(0, images.shape[:2]), cameras.resized(width, height)
 
 
 def grown_bank(

@@ -112,6 +112,14 @@ def fit_gauge(
     return Gauge(axes.mT.contiguous(), middle[:, :3, 3].clone(), 1.0 / distance, rules)
 
 
+def moved_gauge(gauge: Gauge, cameras: Cameras) -> Gauge:
+    """A gauge [1] whose scale is kept, with origin and axes at the middle one of cameras [V]: for
+    frames that don't tell the scale themselves."""
+    middle = cameras.c2w_cv[len(cameras.c2w_cv) // 2].double()[None]
+    axes, origin = middle[:, :3, :3].mT.contiguous(), middle[:, :3, 3].clone()
+    return Gauge(axes, origin, gauge.scale.cpu(), f"kept: {gauge.rule.removeprefix('kept: ')}")
+
+
 def _typical_distance(
     cameras: Cameras, scale: str, depth: Tensor | None, points_world: Tensor | None
 ) -> tuple[Tensor, str]:

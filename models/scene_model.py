@@ -134,7 +134,8 @@ class SceneModel(nn.Module):
     ) -> SceneState:
         """Absorb one chunk through every layer; the state given is left as it was.
 
-        images in [0, 1], of the cameras' size; cameras in the capture's world; time in seconds.
+        images in [0, 1], of the cameras' size, which may differ from chunk to chunk; cameras in the
+        capture's world; time in seconds.
         gauge: with the first chunk only; left out, it is fitted to that chunk (depth and scale as
         for `fit_gauge`).
         gate_B: factor on the step per scene, 0 to discard the chunk. write: a captured form of
@@ -387,12 +388,6 @@ class SceneModel(nn.Module):
             raise ValueError(
                 f"images {tuple(images.shape)}, cameras {lead} of {size[1]}x{size[0]} and a state "
                 f"of {len(state.clock.chunks)} scenes don't belong together"
-            )
-        kept = None if state.bank is None else state.bank.images.shape[-2:]
-        if kept is not None and kept != size:
-            raise ValueError(
-                f"frames of {size[1]}x{size[0]} after frames of {kept[1]}x{kept[0]}: a state's "
-                "frames have one size"
             )
 
     def _check(self, state: SceneState) -> None:

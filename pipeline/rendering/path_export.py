@@ -11,7 +11,7 @@ import numpy as np
 
 from everview.datasets.captures import Scale
 from everview.pipeline.rendering.paths import CameraPath
-from everview.pipeline.rendering.renderer import SceneRenderer
+from everview.pipeline.rendering.renderer import Renderer
 from everview.pipeline.rendering.stills import DepthFolder, write_image
 from everview.pipeline.rendering.video import write_video
 
@@ -28,7 +28,7 @@ class PathExport:
 
 
 def export_path(
-    renderer: SceneRenderer,
+    renderer: Renderer,
     path: CameraPath,
     out: Path,
     frames_per_s: float,

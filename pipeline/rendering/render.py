@@ -17,7 +17,6 @@ from everview.pipeline.rendering.config import RenderConfig
 from everview.pipeline.rendering.path_choice import choose_path
 from everview.pipeline.rendering.path_export import PathExport, export_path
 from everview.pipeline.rendering.paths import CameraPath
-from everview.pipeline.rendering.renderer import SceneRenderer
 from everview.pipeline.report import write_report
 from everview.pipeline.runs import RunDirectory, describe_device, peak_rss_mib
 from everview.pipeline.streaming.progress import Progress, Silent
@@ -61,7 +60,7 @@ def render_run(
         )
         with run.timed("render"):
             made = export_path(
-                SceneRenderer(scene.model, scene.state),
+                scene.renderer(),
                 path,
                 run.path,
                 config.rate,

@@ -6,9 +6,10 @@ length of the path. B scenes (here 1), V views, H rows, W columns.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -41,6 +42,20 @@ class RenderedView:
     memory_image: np.ndarray | None = None
 
 
+class Renderer(Protocol):
+    """Cameras of the capture's world in, pictures out: `SceneRenderer`, or one of many states."""
+
+    def render(
+        self,
+        cameras: Sequence[Camera],
+        times_s: Sequence[float | None] | None = None,
+        with_memory: bool = False,
+    ) -> Iterator[RenderedView]: ...
+    def depth_of(self, camera: Camera, image: np.ndarray, time_s: float | None) -> RenderedView: ...
+    def memory_image(self, camera: Camera, time_s: float | None) -> np.ndarray: ...
+    def answered_by(self, answer: Answer) -> Renderer: ...
+
+
 class SceneRenderer:
     """Cameras in, pictures out, from one state that never changes.
 
@@ -54,6 +69,12 @@ class SceneRenderer:
         self._answer = answer or answering(model)
         with torch.inference_mode():
             self.view = model.freeze(state, reading_products(model.device))
+
+    def answered_by(self, answer: Answer) -> SceneRenderer:
+        """The same frozen state, which is shared, with another answer."""
+        other = copy.copy(self)
+        other._answer = answer
+        return other
 
     def render(
         self,

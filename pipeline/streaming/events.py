@@ -7,6 +7,9 @@
     {"event": "time gap", "sequence": 40, "seconds": 3.2, ...}   the frames' clock jumped ahead
     {"event": "time backwards", "sequence": 41, "seconds": -0.1, ...}
     {"event": "lost", "sequence": 42, "problem": "...", ...}     odometry found no camera for it
+    {"event": "size changed", "sequence": 45, "before": [64, 48], "after": [48, 64], ...}
+    {"event": "lens changed", "sequence": 45, "before": [0.8, 1.1, 0.5, 0.5], "after": [...], ...}
+    {"event": "segment", "chunk": 12, "distance": 6.2, "replayed": 8, ...}    a new one begins with
     {"event": "gave way", "sequence": 50, "reason": "...", ...}  the write gate did
 
 `received` counts the arrivals up to then. There is no wall clock in it: the same arrivals give the

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from everview.datasets.captures import Frame
-from everview.pipeline.rendering.renderer import SceneRenderer
+from everview.pipeline.rendering.renderer import Renderer
 from everview.pipeline.streaming.retention import image_psnr
 
 
@@ -36,7 +36,7 @@ class Foresight:
     picture_db: float = 0.0
     memory_db: float = 0.0
 
-    def measure(self, chunk: Sequence[Frame], renderer: SceneRenderer) -> dict[int, Foreseen]:
+    def measure(self, chunk: Sequence[Frame], renderer: Renderer) -> dict[int, Foreseen]:
         """By place in the chunk. renderer: of the state before the chunk."""
         if not self.views:
             return {}

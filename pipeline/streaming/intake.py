@@ -102,6 +102,11 @@ class Intake:
         """What still waits, at the end of the stream."""
         return self._turns(self._window.drain())
 
+    def count(self, event: str, **values: Any) -> None:
+        """Count an event and write it down."""
+        self.counts[event] += 1
+        self.note(event, **values)
+
     def note(self, event: str, **values: Any) -> None:
         """Write an event down."""
         self.events.append(event, **values, received=self.counts["received"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from everview.pipeline.errors import UsageError
 from everview.pipeline.streaming.gate.thresholds import GateThresholds
+from everview.pipeline.streaming.segments.policy import Segments
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class StreamPolicies:
     order: Order = field(default_factory=Order)
     prequential: Prequential = field(default_factory=Prequential)
     gate: GateThresholds = field(default_factory=GateThresholds)
+    segments: Segments = field(default_factory=Segments)
 
     def __post_init__(self) -> None:
         if self.chunk_frames < 1:

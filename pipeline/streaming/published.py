@@ -12,7 +12,9 @@ from everview.models.captured import Answer
 from everview.models.scene_model import SceneModel
 from everview.models.state import SceneState, StateError, state_from_tensors, to_device
 from everview.pipeline.errors import InputRejected
-from everview.pipeline.rendering.renderer import SceneRenderer
+from everview.pipeline.rendering.renderer import Renderer, SceneRenderer
+from everview.pipeline.streaming.segments.atlas import Atlas
+from everview.pipeline.streaming.segments.renderer import SegmentedRenderer, SegmentShelf
 from everview.pipeline.streaming.snapshots import Snapshot
 
 
@@ -29,17 +31,32 @@ class World:
 
 @dataclass(frozen=True, eq=False)
 class Published:
-    """A state that readers may use while the next chunk is absorbed. Never changes."""
+    """What readers may use while the next chunk is absorbed: the state that is written, and the
+    segments before it. Never changes."""
 
     model: SceneModel
     state: SceneState
     num_chunks: int
     answer: Answer
+    atlas: Atlas
+    shelf: SegmentShelf
 
     @cached_property
-    def renderer(self) -> SceneRenderer:
+    def renderer(self) -> Renderer:
         """Frozen when first looked at; two threads that come together freeze twice, harmlessly."""
-        return SceneRenderer(self.model, self.state, self.answer)
+        return renderer_of(self.model, self.state, self.atlas, self.shelf, self.answer)
+
+
+def renderer_of(
+    model: SceneModel,
+    state: SceneState,
+    atlas: Atlas,
+    shelf: SegmentShelf,
+    answer: Answer | None = None,
+) -> Renderer:
+    """Of a stream's last state and the segments before it. answer: see `SceneRenderer`."""
+    current = SceneRenderer(model, state, answer)
+    return SegmentedRenderer(atlas, current, shelf) if atlas.archived else current
 
 
 def read_state(snapshot: Snapshot, model: SceneModel, weights_name: str) -> SceneState:

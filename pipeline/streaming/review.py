@@ -20,7 +20,7 @@ from everview.pipeline.evaluation.error_map import error_picture
 from everview.pipeline.evaluation.image_metrics import score_images
 from everview.pipeline.evaluation.lpips_alex import LpipsAlex
 from everview.pipeline.fusion.depth_views import DepthView
-from everview.pipeline.rendering.renderer import RenderedView, SceneRenderer
+from everview.pipeline.rendering.renderer import RenderedView, Renderer
 from everview.pipeline.rendering.stills import DepthFolder, write_image
 
 _SCORES = ("psnr", "ssim", "lpips_alex", "laplacian_ratio")
@@ -34,7 +34,7 @@ class HeldOutReview:
     rows: for frames.parquet. memory_rows: the scores of the memory without the frame bank.
     """
 
-    renderer: SceneRenderer
+    renderer: Renderer
     out: Path
     scale: Scale
     shown: frozenset[int]
@@ -101,7 +101,7 @@ class HeldOutReview:
 
 
 def depth_view(
-    frame: Frame, renderer: SceneRenderer, is_measured: bool, trusted_share: float = 0.7
+    frame: Frame, renderer: Renderer, is_measured: bool, trusted_share: float = 0.7
 ) -> DepthView | None:
     """An observed frame for fusion: with its captured depth, else with what the model sees in it.
 

@@ -8,23 +8,33 @@ from pathlib import Path
 import torch
 
 from everview.datasets.captures import Scale
+from everview.models.captured import answering
 from everview.models.scene_model import SceneModel
 from everview.models.state import SceneState
 from everview.models.weight_files import WeightsError, load_model
 from everview.pipeline.errors import EnvironmentUnfit, InputRejected
+from everview.pipeline.rendering.renderer import Renderer
 from everview.pipeline.rendering.survey import Survey, survey
 from everview.pipeline.runs import read_run
-from everview.pipeline.streaming.published import read_state
+from everview.pipeline.streaming.frame_tensors import under_prefix
+from everview.pipeline.streaming.published import read_state, renderer_of
+from everview.pipeline.streaming.segments.atlas import Atlas
+from everview.pipeline.streaming.segments.policy import Segments
+from everview.pipeline.streaming.segments.renderer import SegmentShelf
+from everview.pipeline.streaming.segments.walk import restored_atlas
 from everview.pipeline.streaming.snapshots import load_snapshot
 from everview.pipeline.streaming.trajectory import Trajectory
 
 
 @dataclass(frozen=True, eq=False)
 class StreamedScene:
-    """What rendering needs. short_side: of the frames that were observed, pixels."""
+    """What rendering needs. state: the one that was written last; atlas, shelf: the segments.
+    short_side: of the frames that were observed, pixels."""
 
     model: SceneModel
     state: SceneState
+    atlas: Atlas
+    shelf: SegmentShelf
     trajectory: Trajectory
     scale: Scale
     weights_name: str
@@ -33,6 +43,10 @@ class StreamedScene:
     def layout(self) -> Survey:
         """The survey of the observed cameras."""
         return survey_stream(self.trajectory, self.state)
+
+    def renderer(self) -> Renderer:
+        """Of all segments."""
+        return renderer_of(self.model, self.state, self.atlas, self.shelf)
 
 
 def open_scene(run: Path, weights: str | None = None, device: str = "auto") -> StreamedScene:
@@ -50,9 +64,15 @@ def open_scene(run: Path, weights: str | None = None, device: str = "auto") -> S
     model = open_model(name, device)
     trajectory = Trajectory.from_tensors(snapshot.trajectory)
     first = trajectory.observed()[0]
+    state = read_state(snapshot, model, name)
+    assert state.gauge is not None
+    held = under_prefix("segments", snapshot.frames)
+    atlas = restored_atlas(run, snapshot.facts.get("segments"), held, state.gauge)
     return StreamedScene(
         model=model,
-        state=read_state(snapshot, model, name),
+        state=state,
+        atlas=atlas,
+        shelf=SegmentShelf(run, model, Segments().on_device - 1, answering(model)),
         trajectory=trajectory,
         scale=snapshot.facts["scale"],
         weights_name=name,

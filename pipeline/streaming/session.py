@@ -28,7 +28,7 @@ from everview.datasets.cameras import Camera, Cameras
 from everview.datasets.captures import Frame
 from everview.datasets.errors import DataError
 from everview.models.captured import answering, writing
-from everview.models.gauge import Gauge, GaugeError, fit_gauge
+from everview.models.gauge import Gauge, GaugeError, fit_gauge, moved_gauge
 from everview.models.scene_model import SceneModel
 from everview.models.state import SceneState, state_bytes, state_to_tensors
 from everview.pipeline.errors import InputRejected
@@ -38,6 +38,7 @@ from everview.pipeline.runs import FrameLog
 from everview.pipeline.streaming.arrivals import Arrival
 from everview.pipeline.streaming.floors import RunningColour
 from everview.pipeline.streaming.foresight import Foreseen, Foresight
+from everview.pipeline.streaming.form import at_size_of, changes_of_form
 from everview.pipeline.streaming.frame_tensors import (
     frames_from_tensors,
     frames_to_tensors,
@@ -54,6 +55,8 @@ from everview.pipeline.streaming.policies import StreamPolicies
 from everview.pipeline.streaming.published import Published, World, read_state
 from everview.pipeline.streaming.retention import RetentionProbe
 from everview.pipeline.streaming.sampled import Sampled
+from everview.pipeline.streaming.segments.renderer import SegmentShelf
+from everview.pipeline.streaming.segments.walk import SegmentedWalk
 from everview.pipeline.streaming.snapshots import Snapshot, commit_snapshot
 from everview.pipeline.streaming.trajectory import Trajectory
 from everview.pipeline.training.precision import mixed_precision
@@ -92,6 +95,9 @@ class Session:
         self.latencies, self.chunk_latencies = Sampled(), Sampled()
         self._published: Published | None = None
         self._answer, self._write = answering(model), writing(model)
+        self.segments = SegmentedWalk(policies.segments, self.out)
+        room = policies.segments.on_device - 1
+        self._shelf = SegmentShelf(self.out, model, room, self._answer)
         self._pending: list[Pending] = []
         self._waiting_rows: list[dict[str, Any]] = []
         self._num_rows = 0
@@ -158,6 +164,7 @@ class Session:
             if arrival.frame.camera is not None:
                 self.trajectory.append(arrival.frame, is_held_out=True)
             return Verdict("held out")
+        changes = changes_of_form(self.gate.written, arrival.frame)
         judged = self.gate.judge(arrival.frame, self._predict)
         verdict, frame = judged.verdict, judged.frame
         pending = Pending(frame, arrival.arrived_s, arrival.sequence, verdict)
@@ -167,6 +174,14 @@ class Session:
         if not verdict.is_written:
             self._waiting_rows.append(pending.row())
             return verdict
+        for event, facts in changes:
+            self.intake.count(event, sequence=arrival.sequence, **facts)
+        frame, closes = at_size_of(
+            [p.frame for p in self._pending], frame, self._published is not None
+        )
+        if closes:
+            self._absorb()
+        pending = replace(pending, frame=frame)
         self.trajectory.append(frame, is_held_out=False)
         self.colour.add(frame)
         self._pending.append(pending)
@@ -256,33 +271,53 @@ class Session:
 
     def _observe(self, chunk: Sequence[Frame]) -> Verdict:
         """The chunk through the model; publishes the new state unless the gate refuses it."""
-        device = self.model.device
-        cameras = Cameras.stack([frame.camera for frame in chunk])
-        images = image_tensor([frame.image for frame in chunk], device)
-        times = time_tensor([frame.time_s for frame in chunk], device)
-        fitted: dict[str, Any] = {}
-        if self._published is None:
+        number, before = len(self.chunk_sizes), self._published
+        distance = self.segments.leaves(chunk)
+        gauge, seam = None, []
+        if before is None or distance is not None:
             state = self.model.init_state(1)
-            self.gauge = self._fit_gauge(cameras, chunk)
-            fitted["gauge"] = self.gauge.to(device)
+            gauge, seam = self._fit_gauge(chunk), self.segments.seam()
         else:
-            state = self._published.state
-        with torch.no_grad(), mixed_precision(device):
-            placed = cameras[None].to(device=device)
-            state = self.model.observe(images, placed, times, state, **fitted, write=self._write)
+            state = before.state
+        for frames in (*seam, chunk):
+            state = self._written(frames, state, gauge if state.gauge is None else None)
         verdict = self.gate.judge_state(state_to_tensors(state)[0])
         if verdict.is_written:
-            self._publish(state, len(self.chunk_sizes) + 1)
+            if gauge is not None:
+                self.segments.begin(gauge, number, None if before is None else before.state)
+                self.gauge = gauge
+            if distance is not None:
+                replayed = sum(map(len, seam))
+                self.intake.count("segment", chunk=number, distance=distance, replayed=replayed)
+            self.segments.wrote(chunk, number)
+            self._publish(state, number + 1)
         else:
             for pending in self._pending:
                 self.counts[pending.verdict.kind] -= 1
                 self._count(verdict)
         return verdict
 
-    def _publish(self, state: SceneState, num_chunks: int) -> None:
-        self._published = Published(self.model, state, num_chunks, self._answer)
+    def _written(
+        self, frames: Sequence[Frame], state: SceneState, gauge: Gauge | None
+    ) -> SceneState:
+        """The state after one update by frames of one size; gauge: with a state's first."""
+        device = self.model.device
+        cameras = Cameras.stack([frame.camera for frame in frames])[None].to(device=device)
+        images = image_tensor([frame.image for frame in frames], device)
+        times = time_tensor([frame.time_s for frame in frames], device)
+        fitted: dict[str, Any] = {} if gauge is None else {"gauge": gauge.to(device)}
+        with torch.no_grad(), mixed_precision(device):
+            return self.model.observe(images, cameras, times, state, **fitted, write=self._write)
 
-    def _fit_gauge(self, cameras: Cameras, chunk: Sequence[Frame]) -> Gauge:
+    def _publish(self, state: SceneState, num_chunks: int) -> None:
+        atlas = self.segments.atlas
+        assert atlas is not None
+        self._published = Published(self.model, state, num_chunks, self._answer, atlas, self._shelf)
+
+    def _fit_gauge(self, chunk: Sequence[Frame]) -> Gauge:
+        """Of the frames that begin a segment; where they don't tell the scale, a later segment
+        keeps that of the one before."""
+        cameras = Cameras.stack([frame.camera for frame in chunk])
         depth = stacked_depth(chunk)
         points = self.world.points_world
         try:
@@ -293,6 +328,8 @@ class Session:
                 points_world=None if points is None else torch.from_numpy(np.asarray(points)),
             )
         except GaugeError as error:
+            if self.gauge is not None:
+                return moved_gauge(self.gauge, cameras)
             first, last = chunk[0].name, chunk[-1].name
             raise DataError(f"frames {first} to {last}: {error}") from error
 
@@ -325,6 +362,7 @@ class Session:
             **with_prefix("previous", frames_to_tensors(_known(self.gate.previous))),
             **with_prefix("written", frames_to_tensors(_known(self.gate.written))),
             **with_prefix("window", self.intake.to_tensors()),
+            **with_prefix("segments", self.segments.to_tensors()),
         }
         state, state_facts = state_to_tensors(self._published.state)
         facts = {
@@ -338,6 +376,7 @@ class Session:
             "weights": {"name": self.weights_name, "fingerprint": self.model.fingerprint},
             "state": state_facts,
             "intake": self.intake.to_facts(),
+            "segments": self.segments.snapshot_facts(),
             "gate": self.gate.to_facts(),
             "foresight": self.foresight.to_facts(),
             "retention": self.retention.curve,
@@ -365,8 +404,11 @@ class Session:
                 "the snapshot was made before frames had numbers: render it, or stream with --fresh"
             )
         self.chunk_sizes = [int(size) for size in facts["chunk_sizes"]]
-        self._publish(state, len(self.chunk_sizes))
         self.gauge = state.gauge
+        assert self.gauge is not None
+        held = under_prefix("segments", snapshot.frames)
+        self.segments.restore(facts.get("segments"), held, self.gauge)
+        self._publish(state, len(self.chunk_sizes))
         self.trajectory = Trajectory.from_tensors(snapshot.trajectory)
         self.colour = RunningColour.from_facts(facts["colour"])
         self.cursor = facts["cursor"]

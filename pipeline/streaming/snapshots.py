@@ -11,7 +11,8 @@
 
 A commit is written under a temporary name, flushed, and renamed: the directory is there with a
 manifest that verifies, or it does not count. The newest good one is used; a bad one is set aside
-under `bad-*` and named. The last two are kept.
+under `bad-*` and named. The last two are kept. Archived segments (`segments/`) are written before
+the snapshot that names them, and a snapshot whose segments don't verify is a bad one.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from torch import Tensor
 
 from everview.pipeline.errors import InputRejected
 from everview.pipeline.runs import disk_errors
+from everview.pipeline.streaming.segments.archive import check_archived
 
 FOLDER = "snapshot"
 MANIFEST = "MANIFEST.json"
@@ -133,8 +135,11 @@ def verify_commit(commit: Path) -> None:
 
 def _read(commit: Path, set_aside: tuple[str, ...]) -> Snapshot:
     verify_commit(commit)
+    facts = _read_json(commit / "session.json")
+    # a snapshot is one unit with the segments that it names
+    check_archived(commit.parent.parent, (facts.get("segments") or {}).get("files", ()))
     groups = {name: load_file(commit / f"{name}.safetensors") for name in _TENSOR_FILES}
-    return Snapshot(facts=_read_json(commit / "session.json"), set_aside=set_aside, **groups)
+    return Snapshot(facts=facts, set_aside=set_aside, **groups)
 
 
 def _commits(root: Path) -> list[Path]:

@@ -42,6 +42,7 @@ from everview.pipeline.streaming.posing import (
 from everview.pipeline.streaming.preparing import is_held_out, prepared
 from everview.pipeline.streaming.progress import Progress, Silent
 from everview.pipeline.streaming.scenes import open_model
+from everview.pipeline.streaming.segments.atlas import gauge_facts
 from everview.pipeline.streaming.session import Session, World
 from everview.pipeline.streaming.snapshots import load_snapshot
 from everview.pipeline.streaming.sources.captured import CapturedSource
@@ -248,15 +249,10 @@ def _take(session: Session, source: Source, arrival: Arrival, config: StreamConf
 
 
 def _note_stream(run: RunDirectory, session: Session, source: Source, counts: QueueCounts) -> None:
-    gauge = session.gauge
-    assert gauge is not None
+    atlas = session.published.atlas
     run.note(
-        gauge={
-            "rotation": gauge.rotation[0],
-            "origin": gauge.origin[0],
-            "scale": gauge.scale[0],
-            "rule": gauge.rule,
-        },
+        gauge=gauge_facts(atlas.segments[0].gauge),
+        segments=session.segments.to_facts(),
         stream={
             "frames": len(session.trajectory),
             "chunk_sizes": session.chunk_sizes,
@@ -286,6 +282,7 @@ def _write_results(
         "frames_refused": dict(session.refused),
         "counts": session.account(),
         "prequential": session.foresight.to_facts(),
+        "segments": session.segments.to_facts(),
         "chunk_ms_p50": float(np.percentile(session.chunk_latencies.values, 50)),
         "chunk_ms_p95": float(np.percentile(session.chunk_latencies.values, 95)),
         "queue": asdict(counts),

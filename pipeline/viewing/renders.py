@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from everview.pipeline.rendering.renderer import RenderedView, SceneRenderer
+from everview.pipeline.rendering.renderer import RenderedView, Renderer
 from everview.pipeline.viewing.cameras import Eye
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class RenderLoop:
 
     def __init__(
         self,
-        renderer: Callable[[], SceneRenderer | None],
+        renderer: Callable[[], Renderer | None],
         show: Callable[[int, Picture], None],
         sizes: Sizes,
         is_shared: bool = False,
@@ -170,14 +170,14 @@ class RenderLoop:
             self._changed.wait(None if wake is None else max(wake - now, 0.001))
         return None
 
-    def _renderer_or_none(self) -> SceneRenderer | None:
+    def _renderer_or_none(self) -> Renderer | None:
         try:
             return self._renderer()
         except Exception as error:
             self._complain(error)
             return None
 
-    def _make(self, renderer: SceneRenderer, visitor: int, wish: _Visitor, is_coarse: bool) -> None:
+    def _make(self, renderer: Renderer, visitor: int, wish: _Visitor, is_coarse: bool) -> None:
         begin = time.monotonic()
         side = self.sizes.coarse if is_coarse else self.sizes.full
         try:

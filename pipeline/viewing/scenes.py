@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from everview.models.captured import answering
 from everview.pipeline.errors import InputRejected
-from everview.pipeline.rendering.renderer import SceneRenderer
+from everview.pipeline.rendering.renderer import Renderer
 from everview.pipeline.rendering.survey import Survey, survey
 from everview.pipeline.runs import read_frames, read_metrics, read_run
 from everview.pipeline.streaming.published import Published
@@ -52,7 +52,7 @@ class Viewable(Protocol):
 
     @property
     def version(self) -> int: ...
-    def renderer(self) -> SceneRenderer | None: ...
+    def renderer(self) -> Renderer | None: ...
     def covered(self) -> Covered: ...
     def layout(self) -> Survey | None: ...
     def patch(self) -> int: ...
@@ -72,14 +72,14 @@ class RunScene:
         self.run = run
         self._scene: StreamedScene = open_scene(run, weights, device)
         self.short_side = self._scene.short_side
-        self._renderer = SceneRenderer(self._scene.model, self._scene.state)
+        self._renderer = self._scene.renderer()
         self._covered = Covered.of(self._scene.trajectory)
         self.history = History()
         self.history.add(read_frames(run, _MOST_ROWS))
         self._record: dict[str, Any] = read_run(run) or {}
         self._retention = _retention_of(run)  # asked for twice a second, and it changes no more
 
-    def renderer(self) -> SceneRenderer:
+    def renderer(self) -> Renderer:
         """Of the snapshot's state."""
         return self._renderer
 
@@ -124,22 +124,21 @@ class LiveScene:
         self._tail = JournalTail(session.out)
         # forms recorded for a visitor's window must not push out those the session uses
         self._answer = answering(session.model)
-        self._made: tuple[Published, SceneRenderer] | None = None
+        self._made: tuple[Published, Renderer] | None = None
 
     @property
     def version(self) -> int:
         """Chunks absorbed."""
         return self._session.num_chunks
 
-    def renderer(self) -> SceneRenderer | None:
+    def renderer(self) -> Renderer | None:
         """Of what is published now; None before the first chunk. Called by one thread."""
         try:
             published = self._session.published
         except InputRejected:
             return None
         if self._made is None or self._made[0] is not published:
-            renderer = SceneRenderer(self._session.model, published.state, self._answer)
-            self._made = (published, renderer)
+            self._made = (published, published.renderer.answered_by(self._answer))
         return self._made[1]
 
     def covered(self) -> Covered:

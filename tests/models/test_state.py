@@ -245,8 +245,6 @@ def test_chunks_that_do_not_fit_the_state_are_refused() -> None:
     model = scene_model(bank=BANK)
     seen, wider = episode((2,)), episode((2,), size=(16, 24))
     state = streamed(model, seen)
-    with pytest.raises(ValueError, match="24x16 after frames of 16x16"):
-        streamed(model, wider, state=state)
     with pytest.raises(ValueError, match="don't belong together"):
         model.observe(wider.inputs.images, seen.inputs.cameras, None, state)
     with pytest.raises(ValueError, match="don't belong together"):
@@ -255,3 +253,23 @@ def test_chunks_that_do_not_fit_the_state_are_refused() -> None:
     odd = episode((2,), size=(16, 20))
     with pytest.raises(ValueError, match="not a multiple of the 8 pixel patch"):
         streamed(model, odd)
+
+
+@torch.no_grad()
+def test_frames_of_another_size_go_on_in_the_same_memory() -> None:
+    """The fast weights take tokens of any grid; the bank keeps its size, and exact cameras."""
+    model = scene_model(bank=BANK)
+    seen, wider = episode((2,)), episode((2,), size=(16, 24))
+    before = streamed(model, seen)
+    state = streamed(model, wider, state=before)
+    assert before.bank is not None
+    assert state.bank is not None
+    assert state.bank.images.shape[-2:] == before.bank.images.shape[-2:] == (16, 16)
+    assert state.bank.size == 4
+    kept, own = state.bank.cameras[:, 2:], state.gauge.cameras_to_model(wider.inputs.cameras)
+    assert (kept.width, kept.height) == (16, 16)
+    stretched = torch.tensor([16 / 24, 1.0, 16 / 24, 1.0])
+    torch.testing.assert_close(kept.intrinsics, own.intrinsics * stretched)
+    torch.testing.assert_close(kept.c2w_cv, own.c2w_cv)
+    pairs = zip(named_tensors(state.layers), named_tensors(before.layers), strict=True)
+    assert any(not torch.equal(now, then) for (_, now), (_, then) in pairs)

@@ -6,7 +6,7 @@ reason and the measured number. A rejected frame is not written: a step of 0. Wh
 in a row were rejected the next one is written all the same, and said so, and the running medians
 begin anew; the idea is AgentDropout's firewall (2602.23258), with numbers for indicators.
 
-A frame that can't be written at all (no camera, not finite, another size) never passes. Nor does a
+A frame that can't be written at all (no camera, not finite) never passes. Nor does a
 picture that stays the same while its camera moves: one of the two is false.
 """
 
@@ -93,8 +93,6 @@ class WriteGate:
             return "no camera"
         if image.shape[:2] != (camera.height, camera.width):
             return "picture and camera differ in size"
-        if self.written is not None and image.shape != self.written.image.shape:
-            return f"size changed to {camera.width}x{camera.height}"
         return None
 
     def _repeated(self, frame: Frame) -> Judged | None:
@@ -129,7 +127,9 @@ class WriteGate:
         if abs(stops) < self.limits.suspect_stops:
             return None
         expected = predict(frame)
-        references = [image for image in (expected, self.written.image) if image is not None]
+        known = [image for image in (expected, self.written.image) if image is not None]
+        # the last picture may be of another size; the memory draws this one's
+        references = [image for image in known if image.shape == frame.image.shape]
         if any(agrees(frame.image, reference, self.limits) for reference in references):
             return None
         clipped = measures.clipped_share(frame.image)

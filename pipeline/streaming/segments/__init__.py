@@ -1,0 +1,1 @@
+"""Segments: a walk that leaves what its gauge covers goes on in a new state beside the old."""

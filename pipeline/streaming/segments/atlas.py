@@ -1,0 +1,94 @@
+"""The segments of a stream, and which of them answers a query: chosen here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from everview.datasets.cameras import Camera
+from everview.models.gauge import Gauge
+from everview.pipeline.streaming.segments.covered import Covered
+
+_TIE = 0.25
+"""View distances this near to each other are told apart by time: a quarter of a typical distance,
+or 14 degrees."""
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """number: from 0. gauge: of its state, on the CPU. chunks: the stream's, first and end.
+    file: where it is archived, under the run's `segments/`; None for the one that is written."""
+
+    number: int
+    gauge: Gauge
+    covered: Covered
+    chunks: tuple[int, int]
+    file: str | None = None
+
+    @property
+    def unit(self) -> float:
+        """World units of one gauge unit."""
+        return float(1 / self.gauge.scale[0])
+
+    def to_facts(self) -> dict[str, Any]:
+        """For run.json and metrics.json."""
+        gauge = self.gauge
+        return {
+            "segment": self.number,
+            "chunks": list(self.chunks),
+            "views": self.covered.seen,
+            "gauge": gauge_facts(gauge),
+            "file": self.file,
+        }
+
+
+def gauge_facts(gauge: Gauge) -> dict[str, Any]:
+    """A gauge in run.json."""
+    return {
+        "rotation": gauge.rotation[0],
+        "origin": gauge.origin[0],
+        "scale": gauge.scale[0],
+        "rule": gauge.rule,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Atlas:
+    """All segments in the order of the stream, the last the one that is written. A value."""
+
+    segments: tuple[Segment, ...]
+
+    @property
+    def current(self) -> Segment:
+        """The one that is written."""
+        return self.segments[-1]
+
+    @property
+    def archived(self) -> tuple[Segment, ...]:
+        """The others."""
+        return self.segments[:-1]
+
+    def nearest(self, camera: Camera, time_s: float | None) -> Segment:
+        """The segment that covers a camera best.
+
+        By place and direction (`Covered.view_distance`); those that tie, by the nearest time that
+        they cover; and what is still equal, the later one.
+        """
+        if len(self.segments) == 1:
+            return self.segments[0]
+        apart = [each.covered.view_distance(camera, each.unit) for each in self.segments]
+        least = min(apart)
+        tied = [i for i, value in enumerate(apart) if value <= least + _TIE]
+        if time_s is None:
+            return self.segments[min(tied, key=lambda i: (apart[i], -i))]
+        late = {i: self.segments[i].covered.time_distance(time_s) for i in tied}
+        return self.segments[min(tied, key=lambda i: (late[i], apart[i], -i))]
+
+
+def distance_from_origin(cameras: Sequence[Camera], gauge: Gauge) -> float:
+    """Median distance of the cameras from the gauge's origin, in gauge units."""
+    origin, scale = gauge.origin[0].cpu().numpy(), float(gauge.scale[0])
+    return float(np.median([np.linalg.norm(c.centre - origin) for c in cameras]) * scale)
