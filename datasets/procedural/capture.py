@@ -1,4 +1,7 @@
-"""`procedural://WORLD?seed=..&frames=..&size=..&dynamic=..`: a capture drawn as it is read."""
+"""`procedural://WORLD?seed=..&frames=..&size=..&dynamic=..`: a capture drawn as it is read.
+
+Worlds: those of `scenes`, one scene each, and `walk`, a row of rooms without end (`walk.py`).
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,19 @@ from urllib.parse import parse_qsl, urlsplit
 
 import torch
 
+from everview.datasets.cameras import Camera, Cameras
 from everview.datasets.captures import Capture, CaptureInfo, Frame, Skip
 from everview.datasets.errors import DataError
 from everview.datasets.listed import check_state
 from everview.datasets.procedural.rendering import render_views
 from everview.datasets.procedural.scenes import WORLDS, draw_scenes
-from everview.datasets.procedural.trajectories import draw_cameras
+from everview.datasets.procedural.trajectories import FRAMES_PER_S, draw_cameras
+from everview.datasets.procedural.walk import Walk
 
 MAX_FRAMES = 100_000
 MAX_SIZE = 1024
 MAX_SEED = 2**53
+WALK = "walk"
 _KEYS = ("seed", "frames", "size", "dynamic")
 _KEPT_BYTES = 8 * 2**20
 _BYTES_PER_PIXEL = 7  # colour and depth
@@ -46,8 +52,8 @@ def parse_procedural(url: str) -> ProceduralUrl:
     """Read a `procedural://` URL. Raises DataError that names the part and the nearest one."""
     parts = urlsplit(url)
     world = (parts.netloc + parts.path).strip("/")
-    if parts.scheme != "procedural" or world not in WORLDS:
-        near = difflib.get_close_matches(world, WORLDS, 1, 0.0)[0]
+    if parts.scheme != "procedural" or world not in (*WORLDS, WALK):
+        near = difflib.get_close_matches(world, (*WORLDS, WALK), 1, 0.0)[0]
         raise DataError(f"{url[:200]}: no world is called '{world[:40]}'; did you mean '{near}'?")
     values: dict[str, Any] = {}
     for key, text in parse_qsl(parts.query, keep_blank_values=True):
@@ -57,6 +63,8 @@ def parse_procedural(url: str) -> ProceduralUrl:
         if key in values:
             raise DataError(f"{url[:200]}: '{key}' is given twice; give it once")
         values[key] = _boolean(url, key, text) if key == "dynamic" else _whole(url, key, text)
+    if world == WALK and values.get("dynamic"):
+        raise DataError(f"{url[:200]}: nothing moves in a '{WALK}'; leave `dynamic` out")
     return ProceduralUrl(world, **values)
 
 
@@ -86,7 +94,7 @@ class ProceduralCapture(Capture):
     def __init__(self, url: ProceduralUrl, samples_per_pixel: int = 4) -> None:
         self.url = url
         self.samples_per_pixel = samples_per_pixel
-        self.scene = draw_scenes(url.world, [url.seed], url.dynamic)
+        self._draw()
         self._kept: dict[int, Frame] = {}
         self.info = CaptureInfo(
             source=str(url),
@@ -100,6 +108,9 @@ class ProceduralCapture(Capture):
             notes=(f"world '{url.world}', {'moving' if url.dynamic else 'still'}, z up, metres",),
         )
         self.rewind()
+
+    def _draw(self) -> None:
+        self.scene = draw_scenes(self.url.world, [self.url.seed], self.url.dynamic)
 
     def __len__(self) -> int:
         return self.url.frames
@@ -153,9 +164,39 @@ class ProceduralCapture(Capture):
         return f"{self.url}#{self.samples_per_pixel}"
 
 
+class WalkCapture(ProceduralCapture):
+    """Frames of a walk through many rooms and back. Of the rooms, only those in sight are drawn.
+
+    `walk` says where it goes; `at` renders it from any other camera.
+    """
+
+    def _draw(self) -> None:
+        self.walk = Walk(self.url.seed, self.url.frames)
+
+    def at(self, camera: Camera, index: int, time_s: float | None = None) -> Frame:
+        """A frame of the walk's rooms from a camera that stands in one of them."""
+        scene = self.walk.scene(camera)
+        moment = torch.zeros(1, 1, dtype=torch.float64)
+        with torch.inference_mode():
+            placed = Cameras.stack([camera])[None]
+            views = render_views(scene, placed, moment, self.samples_per_pixel)
+        return Frame(
+            index=index,
+            name=f"{index:06d}",
+            image=views.images[0, 0].numpy(),
+            camera=camera,
+            time_s=time_s,
+            depth=views.depth[0, 0].numpy(),
+        )
+
+    def _rendered(self, index: int) -> Frame:
+        return self.at(self.walk.camera(index, self.url.size), index, index / FRAMES_PER_S)
+
+
 def open_procedural(url: str) -> ProceduralCapture:
     """A `procedural://WORLD?seed=..&frames=..&size=..&dynamic=..` URL as a capture.
 
-    Worlds: tabletop, room, orbit. Raises DataError for anything else, with the nearest name.
+    Worlds: tabletop, room, orbit, walk. Raises DataError for anything else, with the nearest name.
     """
-    return ProceduralCapture(parse_procedural(url))
+    parsed = parse_procedural(url)
+    return WalkCapture(parsed) if parsed.world == WALK else ProceduralCapture(parsed)

@@ -10,7 +10,7 @@ import io
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from everview.datasets.captures import Capture, Frame, Skip
 from everview.datasets.errors import DataError
 from everview.datasets.guards import EncodedImage
 from everview.datasets.images import read_colour
+from everview.datasets.resampling import centre_crop, resize
 from everview.pipeline.streaming.arrivals import Arrival
 from everview.pipeline.streaming.sources.source import Put, Source
 
@@ -33,7 +34,8 @@ _SETTLED = 12
 class Fault:
     """What a line does. share: of the frames, each of `kinds` (see `SPOILERS`). duplicates: share
     that comes twice. reorder: places that a frame is off by at most. late: frames that come later
-    than any window. gaps_s: seconds that the clock jumps ahead, each once, and back once."""
+    than any window. gaps_s: seconds that the clock jumps ahead, each once, and back once. reshaped:
+    how often the resolution or the orientation changes."""
 
     kinds: tuple[str, ...] = ()
     share: float = 0.0
@@ -41,15 +43,18 @@ class Fault:
     reorder: int = 0
     late: int = 0
     gaps_s: tuple[float, ...] = ()
+    reshaped: int = 0
 
 
 @dataclass(frozen=True)
 class Line:
-    """What is sent: numbers in order of arrival, what is wrong with some, their time stamps."""
+    """What is sent: numbers in order of arrival, what is wrong with some, their time stamps, and
+    from which numbers on they have another shape (of `SHAPES`)."""
 
     numbers: tuple[int, ...]
     wrong: dict[int, str]
     times: dict[int, float]
+    shapes: dict[int, str] = field(default_factory=dict)
 
     @staticmethod
     def of(fault: Fault, count: int, seed: int) -> Line:
@@ -68,7 +73,13 @@ class Line:
         for number in chance.sample(sorted(order), round(fault.duplicates * count)):
             after = order.index(number) + 1
             order.insert(chance.randint(after, len(order)), number)
-        return Line(tuple(order), wrong, _times(fault, count, chance))
+        times = _times(fault, count, chance)
+        return Line(tuple(order), wrong, times, _shapes(fault, count, chance))
+
+    def shape_of(self, number: int) -> str | None:
+        """The name of a frame's shape; None: as captured."""
+        begun = [first for first in self.shapes if first <= number]
+        return self.shapes[max(begun)] if begun else None
 
 
 def _times(fault: Fault, count: int, chance: random.Random) -> dict[int, float]:
@@ -79,6 +90,16 @@ def _times(fault: Fault, count: int, chance: random.Random) -> dict[int, float]:
         now += 0.1 + steps.get(number, 0.0)
         times[number] = round(now, 6)
     return times
+
+
+def _shapes(fault: Fault, count: int, chance: random.Random) -> dict[int, str]:
+    shapes: dict[int, str] = {}
+    before = ""
+    if fault.reshaped:
+        for number in sorted(chance.sample(range(_SETTLED, count), fault.reshaped)):
+            before = chance.choice([name for name in SHAPES if name != before])
+            shapes[number] = before
+    return shapes
 
 
 class BadLine(Source):
@@ -104,6 +125,8 @@ class BadLine(Source):
         frame, cursor = frames[number], {"place": place + 1, "line": self.identity()}
         if self._is_timed:
             frame = replace(frame, time_s=self.line.times[number])
+        if (shape := self.line.shape_of(number)) is not None:
+            frame = reshaped(frame, shape)
         kind = self.line.wrong.get(number)
         if kind == CORRUPT:
             try:
@@ -132,6 +155,16 @@ class BadLine(Source):
     def seen_again(self) -> Capture:
         self.capture.rewind()
         return self.capture
+
+
+def reshaped(frame: Frame, shape: str) -> Frame:
+    """The middle of a frame, at another resolution; camera and depth with it."""
+    across, down, scale = SHAPES[shape]
+    height, width = (
+        int(s * side) for s, side in zip((down, across), frame.image.shape, strict=False)
+    )
+    middle = centre_crop(frame, width, height)
+    return resize(middle, round(width * scale), round(height * scale))
 
 
 def damaged(image: np.ndarray, seed: int) -> bytes:
@@ -165,6 +198,14 @@ def _blurred(image: np.ndarray, before: np.ndarray) -> np.ndarray:
     radius = 2.5 * min(image.shape[:2]) / 128
     return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
 
+
+SHAPES: dict[str, tuple[float, float, float]] = {
+    "landscape": (1.0, 0.75, 1.0),
+    "portrait": (0.75, 1.0, 1.0),
+    "wide": (1.0, 0.5, 1.0),
+    "fine": (1.0, 1.0, 2.0),
+}
+"""Shares of the captured width and height that are left, and what they are enlarged by."""
 
 SPOILERS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "nan": _with_nan,

@@ -9,11 +9,20 @@ import re
 import signal
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from everview.workflows.faults.bad_line import ABSENT, CORRUPT, Fault, Line, damaged, decoded
+from everview.workflows.faults.bad_line import (
+    ABSENT,
+    CORRUPT,
+    SHAPES,
+    Fault,
+    Line,
+    damaged,
+    decoded,
+)
 from everview.workflows.faults.streamed import run
 from everview.workflows.faults.trial import Attempt, demand, start
 
@@ -253,6 +262,56 @@ def time_gaps(seed: int, folder: Path) -> float:
     named = {event["sequence"]: event["event"] for event in found.events}
     demand(named == expected, f"named {named}, not {expected}")
     return time.monotonic() - began
+
+
+def changed_shape(seed: int, folder: Path) -> float:
+    """Row 13. The resolution or the orientation changes four times: every frame is written, each
+    change ends the chunk and is named with its frame, one state goes through all of it and is no
+    larger than without changes, and the held-out views are as good within 1 dB."""
+    from safetensors.torch import load
+
+    began = time.monotonic()
+    fault = Fault(reshaped=4)
+    found, whole = streamed(folder, f"shapes-{seed}", fault, seed), clean(folder)
+    line = lines_of(fault, seed)
+    sizes = {number: _size_seen(line.shape_of(number)) for number in range(COUNT) if number % 8}
+    found.demand_counts(received=COUNT, accepted=len(sizes), rejected=0)
+    chunks, changes = _chunks_of_one_size(sizes)
+    told = Counter(json.loads(row)["chunk"] for row in found.rows)
+    demand([*told.values()] == chunks, f"chunks of {[*told.values()]} frames, not {chunks}")
+    named = [e["sequence"] for e in found.events if e["event"] == "size changed"]
+    demand(named == changes, f"named {named}, not {changes}")
+    state, same = load(found.state), load(whole.state)
+    demand(int(state["clock.chunks"]) == len(chunks), "not one state for all chunks")
+    bytes_ = [sum(t.numel() * t.element_size() for t in each.values()) for each in (state, same)]
+    demand(bytes_[0] == bytes_[1], f"a state of {bytes_[0]} bytes, {bytes_[1]} without changes")
+    demand(_is_finite(found.state), "the state is not finite")
+    said = f"{found.psnr:.2f} dB, {whole.psnr:.2f} without changes; {[*line.shapes.values()]}"
+    print(said, file=sys.stderr, flush=True)
+    demand(found.psnr >= whole.psnr - 1.0, said)
+    return time.monotonic() - began
+
+
+def _size_seen(shape: str | None) -> tuple[int, int]:
+    """Of the capture's 64 px frames in this shape, as the model sees them at 32 px."""
+    from everview.datasets.resampling import fitted_size
+
+    across, down, _ = (1.0, 1.0, 1.0) if shape is None else SHAPES[shape]
+    return fitted_size(int(64 * across), int(64 * down), 32)
+
+
+def _chunks_of_one_size(sizes: dict[int, tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """Lengths of the chunks that frames of these sizes make, and the numbers where they change."""
+    chunks, changes = [0], []
+    before: tuple[int, int] | None = None
+    for number, size in sizes.items():
+        if before is not None and size != before:
+            changes.append(number)
+        if chunks[-1] == 8 or (chunks[-1] and size != before):
+            chunks.append(0)
+        chunks[-1] += 1
+        before = size
+    return chunks, changes
 
 
 def killed(seed: int, folder: Path) -> float:
