@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from everview.models import elastic as _elastic
@@ -49,11 +49,32 @@ class BankConfig:
 
 
 @dataclass(frozen=True)
+class WindowConfig:
+    """The letter S: which frames it sees, and how much of each.
+
+    The defaults fit episodes of 8 inputs, in which every age and both sinks then occur, and make a
+    layer's state as large as two layers of fast weights at the default width: 8 frames, 64 cells.
+    """
+
+    frames: int = 6
+    """the last frames, seen at their age"""
+    sinks: int = 2
+    """the first frames, seen for ever: they fixed gauge and scale"""
+    cells: int = 8
+    """rows, and columns, of cells that a frame's tokens are averaged into, whatever its size"""
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.sinks < 0 or self.cells < 1:
+            raise ValueError(f"{self}: at least 1 frame, 0 sinks and 1 cell")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A scene model. Raises ValueError with value, limit and reason."""
 
     stack: str = "WTF" * 10
-    """one letter a layer: W window attention, T fast-weight memory, F feed-forward"""
+    """one letter a layer: W window attention, T fast-weight memory, F feed-forward, S sliding
+    window over time"""
     dim: int = 256
     """width of a token"""
     patch: int = 8
@@ -75,6 +96,8 @@ class ModelConfig:
     time_periods: int = 12
     """log-spaced periods of the time code, 0.1 s to 3 h"""
     bank: BankConfig | None = BankConfig()
+    window: WindowConfig = field(default=WindowConfig(), repr=False)
+    """of the letter S, where the stack has it"""
 
     def __post_init__(self) -> None:
         if self.dim % self.attention_head_dim:
@@ -102,6 +125,22 @@ class ModelConfig:
             )
         if self.newton_schulz_steps < 1:
             raise ValueError("newton_schulz_steps must be at least 1; for plain SGD say sgd")
+        if "S" in self.stack and self.attention_head_dim < 8:
+            raise ValueError(
+                f"attention_head_dim {self.attention_head_dim}: rotary codes of rows, columns and "
+                "time need 8"
+            )
+
+    @property
+    def window_used(self) -> WindowConfig | None:
+        """The window of a stack that has one."""
+        return self.window if "S" in self.stack else None
+
+    @property
+    def identity(self) -> str:
+        """What fingerprints are made of. A letter that a stack lacks has no part in its name, so
+        weights from before there was that letter keep theirs."""
+        return repr(self) if self.window_used is None else f"{self!r}, {self.window!r}"
 
 
 def tiny() -> ModelConfig:
@@ -134,7 +173,7 @@ def base312m() -> ModelConfig:
 _POLICIES = {
     cls.__name__: cls
     for cls in (
-        BankConfig, Elastic, _steps.ConstantStep, _steps.InverseSqrtStep,
+        BankConfig, WindowConfig, Elastic, _steps.ConstantStep, _steps.InverseSqrtStep,
         _elastic.MemoryAwareSynapses, _elastic.ElasticWeightConsolidation,
         _elastic.SynapticIntelligence, _elastic.FixedAnchor, _elastic.StreamingAnchor,
         _elastic.StreamingEmaAnchor,

@@ -2,9 +2,10 @@
 
 Every rank holds the raw episode, embeds its own part of every chunk and asks its own part of the
 targets. Attention stays inside an image and feed-forward inside a token, so nothing is exchanged
-there. A fast-weight gradient is a sum over tokens: `Context.total` adds the ranks' sums before
-anything that isn't linear (momentum, Newton-Schulz, renormalisation), and every rank then has the
-same state (LaCT, arXiv 2505.23884, section 3.4; tttLRM does the same).
+there. A window over time holds few cells of a frame: `Context.whole_chunk` gives every rank those
+of all frames. A fast-weight gradient is a sum over tokens: `Context.total` adds the ranks' sums
+before anything that isn't linear (momentum, Newton-Schulz, renormalisation), and every rank then
+has the same state (LaCT, arXiv 2505.23884, section 3.4; tttLRM does the same).
 
 The exchange is differentiable: dL/ds of a summand is the sum of all ranks' dL/dS, so its backward
 is the same all-reduce. A rank's gradients are those of the *sum* of all ranks' losses through its
@@ -83,6 +84,15 @@ class Context:
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over the ranks, differentiable."""
         return tensor if self.count == 1 else self.total(tensor) / self.count
+
+    def whole_chunk(self, own: Tensor) -> Tensor:
+        """A chunk's values [B, V, ...] from every rank's part of it [B, V / count, ...], laid side
+        by side as `cut` took them; differentiable."""
+        if self.count == 1:
+            return own
+        parts = [torch.zeros_like(own)] * self.count
+        parts[self.index] = own
+        return self.total(torch.cat(parts, dim=1))
 
     def own_size(self, views: int) -> int:
         """Views of this rank, the same for all. Raises ValueError when they can't be divided."""

@@ -87,7 +87,7 @@ class SceneModel(nn.Module):
         """
         versions = tuple(0 if p.is_inference() else p._version for p in self.parameters())
         if self._fingerprint is None or self._fingerprint[0] != versions:
-            digest = hashlib.blake2b(repr(self.config).encode(), digest_size=16)
+            digest = hashlib.blake2b(self.config.identity.encode(), digest_size=16)
             for name, parameter in sorted(self.named_parameters()):
                 digest.update(name.encode())
                 digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
@@ -380,7 +380,8 @@ class SceneModel(nn.Module):
 
     def _grid(self, cameras: Cameras) -> TokenGrid:
         rows, columns = cameras.height // self.config.patch, cameras.width // self.config.patch
-        return TokenGrid.of(rows, columns, self.config.attention_head_dim, self.device)
+        head_dim, window = self.config.attention_head_dim, self.config.window_used
+        return TokenGrid.of(rows, columns, head_dim, self.device, window)
 
     def _check_sizes(self, images: Tensor, cameras: Cameras, state: SceneState) -> None:
         lead, size = tuple(cameras.shape), (cameras.height, cameras.width)

@@ -8,12 +8,14 @@ from everview.models.layers.feed_forward import FeedForward
 from everview.models.layers.grid import TokenGrid
 from everview.models.layers.plan import Plan
 from everview.models.layers.protocol import Layer, LayerState
+from everview.models.layers.sliding_window import SlidingWindow
 from everview.models.layers.window_attention import WindowAttention
 
 LETTERS: dict[str, Callable[[ModelConfig], Layer]] = {
     "W": WindowAttention,
     "T": FastWeightMemory,
     "F": FeedForward,
+    "S": SlidingWindow,
 }
 
 

@@ -16,7 +16,7 @@ from everview.models.layers.grid import TokenGrid
 from everview.models.layers.plan import Plan
 from everview.models.layers.protocol import Layer, LayerState
 
-LONGEST_BLOCK = 4
+LONGEST_BLOCK = 6
 Run = Callable[..., tuple[Tensor | None, Tensor | None, tuple[LayerState, ...]]]
 """`run_block`, as it is or compiled."""
 

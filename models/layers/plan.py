@@ -14,12 +14,14 @@ class Plan:
     """Operations over chunks of views.
 
     operations: what a schedule expands to. chunk_views: views in each chunk, in order. context:
-    the ranks that hold other views of the same chunks.
+    the ranks that hold other views of the same chunks. is_set: its views have no order, and no
+    layer may see one.
     """
 
     operations: tuple[Operation, ...]
     chunk_views: tuple[int, ...]
     context: Context = Context()  # noqa: RUF009 (frozen)
+    is_set: bool = False
 
     @staticmethod
     def of(schedule: Schedule, chunk_views: tuple[int, ...]) -> Plan:
@@ -28,7 +30,8 @@ class Plan:
             raise ValueError(f"chunks of {chunk_views} views: each needs at least 1")
         if schedule.joins_chunks:  # one chunk in all but name, so one compiled graph for all
             chunk_views = (sum(chunk_views),)
-        return Plan(schedule.operations(len(chunk_views)), tuple(chunk_views))
+        operations = schedule.operations(len(chunk_views))
+        return Plan(operations, tuple(chunk_views), is_set=schedule.joins_chunks)
 
     @property
     def num_updates(self) -> int:

@@ -13,9 +13,10 @@ from torch.nn import functional
 
 from everview.kernels.rms_norm import rms_normalise
 from everview.models.config import ModelConfig
-from everview.models.layers.grid import TokenGrid, rotate
+from everview.models.layers.grid import TokenGrid
 from everview.models.layers.joint import run_jointly
 from everview.models.layers.plan import Plan
+from everview.models.layers.rotary import rotate
 
 
 class WindowAttention(nn.Module):

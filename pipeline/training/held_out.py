@@ -2,14 +2,15 @@
 
 Their seeds lie in a range that training never draws from. The same scenes are measured under `set`
 and under the causal schedule with several chunk counts: the gap between them is what streaming
-costs, and one set of weights should serve both.
+costs, and one set of weights should serve both. Streams follow the paths of scenes that have one, a
+frame a chunk, for longer than an episode of training.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -31,10 +32,11 @@ PICTURES = ("rgb", "memory_rgb")
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Scenes to measure, by the name of their world."""
+    """Scenes to measure, by the name of their world; streams have views in the order of a path."""
 
     scenes: Mapping[str, SceneViews]
     config: EvaluationConfig
+    streams: Mapping[str, SceneViews] = field(default_factory=dict)
 
     def schedules(self) -> list[tuple[str, Schedule, int]]:
         """Name, schedule and chunk count of every measurement; one chunk is `set`."""
@@ -60,9 +62,14 @@ def render_held_out(
     worlds = [replace(world, boolean_cuts=True, height_fields=True) for world in data.worlds]
     worlds = worlds[ranks.rank :: ranks.size]
     seeds = np.arange(HELD_OUT_SEEDS, HELD_OUT_SEEDS + config.scenes)
-    views = config.inputs + config.targets
-    scenes = {world_name(world): render(world, seeds, views, data.size, device) for world in worlds}
-    return HeldOut(scenes, config)
+
+    def rendered(chosen: Sequence[World], inputs: int) -> dict[str, SceneViews]:
+        views = inputs + config.targets
+        return {world_name(w): render(w, seeds, views, data.size, device) for w in chosen}
+
+    paths = [world for world in worlds if world.trajectory == "video" and config.streams]
+    streams = rendered(paths, max(config.streams, default=0))
+    return HeldOut(rendered(worlds, config.inputs), config, streams)
 
 
 def world_name(world: World) -> str:
@@ -77,24 +84,48 @@ def world_name(world: World) -> str:
 def measure(model: SceneModel, held_out: HeldOut) -> dict[str, float]:
     """Mean PSNR in dB by `world/schedule/picture`.
 
-    `picture` is rgb, or memory_rgb for the memory without its frame bank. Runs uncompiled: its
-    shapes occur nowhere else.
+    `picture` is rgb, or memory_rgb for the memory without its frame bank. `stream16` are streams of
+    16 inputs, `stream16-late` the last quarter of their targets. Runs uncompiled: its shapes occur
+    nowhere else.
     """
     values: dict[str, Tensor] = {}
     was_training = model.training
     model.eval()
     with uncompiled(), mixed_precision(model.device):
-        for world, scenes in held_out.scenes.items():
-            for name, schedule, chunks in held_out.schedules():
-                for picture in PICTURES:
-                    episode = fixed_episode(scenes, held_out.config, chunks, picture == "rgb")
-                    _, outputs = model.forward(episode, schedule)
-                    truth = known(episode.targets.images)
-                    values[f"{world}/{name}/{picture}"] = psnr(known(outputs.targets.rgb), truth)
+        for name, schedule, episode in _episodes(held_out):
+            _, outputs = model.forward(episode, schedule)
+            shown, truth = known(outputs.targets.rgb), known(episode.targets.images)
+            values[name] = psnr(shown, truth)
+            if "/stream" in name:
+                late = slice(-max(1, truth.shape[1] // 4), None)
+                world, stream, picture = name.split("/")
+                values[f"{world}/{stream}-late/{picture}"] = psnr(shown[:, late], truth[:, late])
     model.train(was_training)
     if not values:
         return {}
     return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
+
+
+def _episodes(held_out: HeldOut) -> Iterator[tuple[str, Schedule, Episode]]:
+    """What is measured, by name."""
+    config = held_out.config
+    for world, scenes in held_out.scenes.items():
+        for name, schedule, chunks in held_out.schedules():
+            for picture in PICTURES:
+                episode = fixed_episode(scenes, config, chunks, picture == "rgb")
+                yield f"{world}/{name}/{picture}", schedule, episode
+    for world, scenes in held_out.streams.items():
+        for length in config.streams:
+            path = _first_views(scenes, length + config.targets)
+            for picture in PICTURES:
+                whole = replace(config, inputs=length)
+                episode = fixed_episode(path, whole, length, picture == "rgb")
+                yield f"{world}/stream{length}/{picture}", CHUNK_CAUSAL, episode
+
+
+def _first_views(scenes: SceneViews, count: int) -> SceneViews:
+    parts = {f.name: getattr(scenes, f.name) for f in fields(SceneViews)}
+    return SceneViews(**{n: t if n == "moving" else t[:, :count] for n, t in parts.items()})
 
 
 def means_over_worlds(measured: Mapping[str, float]) -> dict[str, float]:

@@ -86,6 +86,8 @@ def _table(psnr: Mapping[str, float]) -> list[str]:
     for label, prefix in [*((world, f"{world}/") for world in worlds), ("mean", "")]:
         cells = [
             f"{psnr[f'{prefix}{name}/rgb']:.2f} / {psnr[f'{prefix}{name}/memory_rgb']:.2f}"
+            if f"{prefix}{name}/rgb" in psnr
+            else ""
             for name in schedules
         ]
         rows.append(f"| {label} | " + " | ".join(cells) + " |")

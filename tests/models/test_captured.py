@@ -257,13 +257,17 @@ def test_a_cpu_is_served_plainly(model: SceneModel) -> None:
     assert writing(model) == model.write
 
 
-@pytest.mark.parametrize("writes", [("w1",), ("w0", "w1", "w2")], ids="+".join)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"memory_writes": ("w0", "w1", "w2")}, {"stack": "WTSF"}],
+    ids=["w1", "w0+w1+w2", "window"],
+)
 @pytest.mark.parametrize("products", [None, torch.bfloat16], ids=["own", "bfloat16"])
 def test_queries_and_writes_neither_wait_for_a_gpu_nor_copy_from_the_host(
-    writes, products, monkeypatch
+    changes, products, monkeypatch
 ) -> None:
     pretend_gpu(monkeypatch)
-    config = replace(tiny(), memory_writes=writes)
+    config = replace(tiny(), **changes)
     shapes = episode((2, 2), batch=1)
     with FakeTensorMode(), torch.no_grad():
         with torch.device("cuda"):

@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from everview.models.config import tiny
 from everview.models.layers.feed_forward import FeedForward
-from everview.models.layers.grid import TokenGrid, rotary_table, rotate
+from everview.models.layers.grid import TokenGrid, rotary_table
+from everview.models.layers.rotary import rotate
 from everview.models.layers.window_attention import WindowAttention
 
 GRID = TokenGrid.of(2, 3, 8, torch.device("cpu"))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from everview.models.config import WindowConfig
 from everview.models.steps import ConstantStep
 from everview.pipeline.training.config import Augmentation, EpisodeShape, TrainConfig
 from everview.pipeline.training.learning_rate import Budget, RateSchedule, constant
@@ -25,7 +26,7 @@ def ablation_base() -> TrainConfig:
         budget=Budget(steps=1000),
         rate=RateSchedule(warm_up_steps=100),
         loss=replace(base.loss, perceptual=constant(0.0)),
-        evaluation=replace(base.evaluation, scenes=16, every_s=1e9),
+        evaluation=replace(base.evaluation, scenes=16, streams=(16,), every_s=1e9),
         commit_every_s=1e9,
     )
 
@@ -75,6 +76,16 @@ def writes_all_three() -> TrainConfig:
 def step_one() -> TrainConfig:
     """Every write at full size (LaCT) instead of 1/sqrt(chunks)."""
     return _model("step_one", step=ConstantStep(1.0))
+
+
+def window_over_time() -> TrainConfig:
+    """Every second W sees the last 6 and the first 2 frames instead of its own image."""
+    return _model("window_over_time", stack="WTFSTF" * 5)
+
+
+def window_of_whole_frames() -> TrainConfig:
+    """The same with all 256 tokens of a frame in the window instead of 64 cells."""
+    return _model("window_of_whole_frames", stack="WTFSTF" * 5, window=WindowConfig(cells=16))
 
 
 def bank_off() -> TrainConfig:
@@ -147,6 +158,8 @@ ABLATIONS: tuple[Callable[[], TrainConfig], ...] = (
     short_cooldown,
     writes_all_three,
     step_one,
+    window_over_time,
+    window_of_whole_frames,
     bank_off,
     adamw,
     no_depth,

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from everview.models.config import tiny
 from everview.models.gauge import fit_gauge
+from everview.models.scene_model import SceneModel
 from everview.pipeline.training.augmentation import Chance, mirror, rotation_from_vector
 from everview.pipeline.training.config import (
     Augmentation,
@@ -19,8 +21,9 @@ from everview.pipeline.training.config import (
     World,
 )
 from everview.pipeline.training.feeding import Feeder, choose_views, draw_times
-from everview.pipeline.training.held_out import render_held_out
+from everview.pipeline.training.held_out import means_over_worlds, measure, render_held_out
 from everview.pipeline.training.learning_rate import Budget
+from everview.pipeline.training.model_card import _table
 from everview.pipeline.training.scene_pool import HELD_OUT_SEEDS, ScenePool, SceneViews
 from everview.pipeline.training.sources import render_scenes
 from tests.pipeline.training.flat_scenes import render_planes
@@ -200,6 +203,30 @@ def test_held_out_scenes_keep_cuts_and_height_fields_when_training_goes_without(
     held_out = render_held_out(replace(DATA, worlds=bare), EvaluationConfig(), render, CPU)
     assert drawn == list(DATA.worlds)
     assert list(held_out.scenes) == ["room", "orbit-dynamic"]
+
+
+def test_streams_follow_the_paths_longer_than_an_episode_and_their_late_targets_are_told_apart():
+    worlds = World("room"), World("room", trajectory="video")
+    data = replace(DATA, worlds=worlds)
+    config = EvaluationConfig(scenes=2, inputs=4, targets=4, chunks=(1,), streams=(3, 6))
+    held_out = render_held_out(data, config, render_planes, CPU)
+    assert [(name, v.views) for name, v in held_out.streams.items()] == [("room-video", 10)]
+    measured = measure(SceneModel(replace(tiny(), stack="S")), held_out)
+    streams = [name for name in measured if "stream" in name]
+    assert streams == [
+        f"room-video/{stream}/{picture}"
+        for length in (3, 6)
+        for picture in ("rgb", "memory_rgb")
+        for stream in (f"stream{length}", f"stream{length}-late")
+    ]
+    late = measured["room-video/stream6-late/rgb"]
+    assert late != measured["room-video/stream6/rgb"]
+    means = means_over_worlds(measured)
+    assert means["stream6-late/rgb"] == pytest.approx(late)
+    table = _table(means)
+    assert table[0].endswith("| set | stream3 | stream3-late | stream6 | stream6-late |")
+    assert table[2].startswith("| room |")
+    assert table[2].endswith("|  |  |  |  |")
 
 
 def test_a_world_without_cuts_renders_other_pictures_of_the_same_views():

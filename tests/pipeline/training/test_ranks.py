@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from everview.models.config import WindowConfig
 from everview.models.state import named_tensors
 from everview.pipeline.errors import UsageError
 from everview.pipeline.training import train_run
@@ -39,10 +40,10 @@ SHARED = replace(
 )
 SHARED_AT_ONCE = replace(
     SHARED,
-    model=CONFIG.model,
+    model=replace(CONFIG.model, stack="WTFS", window=WindowConfig(frames=3, sinks=1, cells=2)),
     data=replace(SHARED.data, schedules=(("chunk_causal", 1.0), ("set", 1.0))),
 )
-"""All chunks' directions in one batch."""
+"""All chunks' directions in one batch; and a window over frames of all ranks."""
 SHARING = {"shared": SHARED, "at once": SHARED_AT_ONCE}
 BLIND = ("layers.1.rates.bias",)
 """Rates' common factor, which Newton-Schulz takes out again: the gradient is rounding, and AdamW
