@@ -14,14 +14,15 @@ import re
 import shutil
 import tempfile
 import urllib.request
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from everview.models.config import config_from_dict, config_to_dict
 from everview.models.quantisation import is_packed, pack_rows, unpack_rows
@@ -33,6 +34,8 @@ _TOTAL_LIMIT = 2 * 2**30
 _MANIFEST = "manifest.json"
 _SCALE = "::scale"
 _REMOTE = re.compile(r"^https?://[^#]+#(?P<hash>[0-9a-f]{32})$")
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 class WeightsError(ValueError):
@@ -66,6 +69,14 @@ def load_model(source: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> SceneModel:
 
     Raises WeightsError that names the file and what is wrong with it.
     """
+    return load_module(source, lambda configuration: SceneModel(config_from_dict(configuration)))
+
+
+def load_module(
+    source: str | os.PathLike[str], build: Callable[[dict[str, Any]], AnyModule]
+) -> AnyModule:
+    """`load_model` of what `build` makes of the folder's configuration (ValueError or TypeError
+    for one that isn't its own)."""
     folder = weights_folder(source)
     manifest = _read_manifest(folder)
     configuration = _verified(folder, "config.json", manifest)
@@ -77,10 +88,10 @@ def load_model(source: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> SceneModel:
             except SafetensorError as error:
                 raise WeightsError(f"{folder / name}: not safetensors ({error})") from error
     try:
-        config = config_from_dict(json.loads(configuration))
+        config = json.loads(configuration)
         with torch.device("meta"):  # shapes first: a configuration can ask for any amount of memory
-            values = _unpacked(SceneModel(config), packed, folder)
-        model = SceneModel(config)
+            values = _unpacked(build(config), packed, folder)
+        model = build(config)
     except WeightsError:
         raise
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
@@ -106,12 +117,25 @@ def save_weights(
 ) -> Path:
     """Write `model` to `folder` (replaced as a whole when complete). bits: 8 for rows of int8,
     16 for float16, 32 for float32. facts: small JSON kept in the manifest (steps, tokens, data)."""
+    return save_module(model, config_to_dict(model.config), folder, card, bits=bits, facts=facts)
+
+
+def save_module(
+    model: nn.Module,
+    configuration: dict[str, Any],
+    folder: Path,
+    card: str,
+    *,
+    bits: int = 16,
+    facts: dict[str, Any] | None = None,
+) -> Path:
+    """`save_weights` of any module, which `load_module` finds again by its configuration."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     replaced = building.with_name(f"{building.name}-replaced")
     try:
-        contents = {"config.json": json.dumps(config_to_dict(model.config), indent=1).encode()}
+        contents = {"config.json": json.dumps(configuration, indent=1).encode()}
         contents["card.md"] = card.encode()
         for index, part in enumerate(_parts(_packed_tensors(model, bits))):
             contents[f"weights-{index:02d}.safetensors"] = save(part)
@@ -130,7 +154,7 @@ def save_weights(
     return folder
 
 
-def _packed_tensors(model: SceneModel, bits: int) -> dict[str, Tensor]:
+def _packed_tensors(model: nn.Module, bits: int) -> dict[str, Tensor]:
     if bits not in (8, 16, 32):
         raise ValueError(f"{bits} bits: 8, 16 or 32")
     packed: dict[str, Tensor] = {}
@@ -157,7 +181,7 @@ def _parts(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     return parts
 
 
-def _unpacked(model: SceneModel, packed: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+def _unpacked(model: nn.Module, packed: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
     """A float32 value for every parameter of `model`, whose shapes and names they must have."""
     values: dict[str, Tensor] = {}
     left = dict(packed)

@@ -1,0 +1,138 @@
+"""Rigid motions and the camera pose that matches say, as batched least squares.
+
+A motion takes points of frame a's axes to b's. Matched points have inverse depth rho in a, so that
+what is far, and the sky (rho = 0), still tells how the camera turned: with (x, y, 1) the ray of a
+point, its image in b is that of  R (x, y, 1) + rho t.
+
+Gauss-Newton on reprojection errors (Hartley and Zisserman, Multiple View Geometry, A6) with Geman
+and McClure's weights against wrong matches; steps are  exp(xi) T  with xi = (shift, turn).
+
+Shapes: B pairs, N points. Everything works in the type it is given; use float32 or wider.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_NEAR = 0.05  # a point this close to the camera plane, as a share of its ray, is behind it
+
+
+def cross_matrix(v: Tensor) -> Tensor:
+    """[..., 3] to [..., 3, 3]: cross_matrix(v) w = v x w."""
+    x, y, z = v.unbind(-1)
+    zero = torch.zeros_like(x)
+    rows = [zero, -z, y, z, zero, -x, -y, x, zero]
+    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+
+
+def exp_se3(xi: Tensor) -> Tensor:
+    """Rigid [..., 4, 4] of twists [..., 6] = (shift, turn in radians)."""
+    shift, turn = xi[..., :3], xi[..., 3:]
+    square = turn.square().sum(-1)[..., None, None]
+    angle = square.clamp(min=1e-12).sqrt()
+    small = square < 1e-8
+    a = torch.where(small, 1 - square / 6, angle.sin() / angle)
+    b = torch.where(small, 0.5 - square / 24, (1 - angle.cos()) / angle.square())
+    c = torch.where(small, 1 / 6 - square / 120, (angle - angle.sin()) / angle.pow(3))
+    k = cross_matrix(turn)
+    k2 = k @ k
+    eye = torch.eye(3, dtype=xi.dtype, device=xi.device)
+    top = torch.cat([eye + a * k + b * k2, (eye + b * k + c * k2) @ shift[..., None]], -1)
+    last = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=xi.dtype, device=xi.device)
+    return torch.cat([top, last.expand(*top.shape[:-2], 1, 4)], -2)
+
+
+def rotation_error(a: Tensor, b: Tensor) -> Tensor:
+    """Angle in radians between rotations [..., 3, 3], differentiable at 0."""
+    off = a.transpose(-1, -2) @ b
+    sine = torch.stack([off[..., 2, 1] - off[..., 1, 2], off[..., 0, 2] - off[..., 2, 0],
+                        off[..., 1, 0] - off[..., 0, 1]], -1) / 2  # fmt: skip
+    cosine = (off.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+    return torch.atan2((sine.square().sum(-1) + 1e-12).sqrt(), cosine)
+
+
+class Seen(NamedTuple):
+    """Points where a motion puts them. plane [..., N, 2]: in b's plane z = 1; ahead [..., N]: z
+    over the length that the ray had; front: whether it lies before the camera."""
+
+    plane: Tensor
+    ahead: Tensor
+    front: Tensor
+    moved: Tensor
+
+
+def transfer(rays: Tensor, rho: Tensor, motion: Tensor) -> Seen:
+    """rays [..., N, 2] in a's plane z = 1, inverse depths rho [..., N], motion [..., 4, 4]."""
+    full = torch.cat([rays, torch.ones_like(rays[..., :1])], -1)
+    moved = full @ motion[..., :3, :3].transpose(-1, -2)
+    moved = moved + rho[..., None] * motion[..., None, :3, 3]
+    z = moved[..., 2]
+    front = z > _NEAR
+    return Seen(moved[..., :2] / z.clamp(min=_NEAR)[..., None], z, front, moved)
+
+
+def pose_jacobian(seen: Seen, rho: Tensor) -> Tensor:
+    """d plane / d xi of `transfer`, [..., N, 2, 6]."""
+    inverse = 1 / seen.ahead.clamp(min=_NEAR)
+    x, y = seen.plane.unbind(-1)
+    zero = torch.zeros_like(x)
+    d = rho * inverse
+    du = torch.stack([d, zero, -x * d, -x * y, 1 + x * x, -y], -1)
+    dv = torch.stack([zero, d, -y * d, -1 - y * y, x * y, x], -1)
+    return torch.stack([du, dv], -2)
+
+
+class PoseFit(NamedTuple):
+    """motion [B, 4, 4]; information [B, 6, 6] of xi about it; support [B]: share of the weight
+    that agrees with it, 0 to 1."""
+
+    motion: Tensor
+    information: Tensor
+    support: Tensor
+
+
+def fit_pose(
+    rays: Tensor,
+    rho: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    start: Tensor,
+    steps: int = 8,
+    cutoff: float = 0.03,
+    widest: float = 32.0,
+    damping: float = 1e-4,
+) -> PoseFit:
+    """The motion that puts points on their matches, from `start`.
+
+    rays, target [B, N, 2] in the planes z = 1; rho, weight [B, N]; start [B, 4, 4]. cutoff: error
+    in those planes at which a match counts a quarter; at first it is `widest` times that, so that a
+    start far away is no reason to reject everything (graduated non-convexity, Blake and Zisserman
+    1987). With few points or none, damping keeps the motion where it is.
+    """
+    motion = start
+    eye = torch.eye(6, dtype=rays.dtype, device=rays.device)
+    total = weight.sum(-1).clamp(min=1e-9)
+    for step in range(steps):
+        width = cutoff * widest ** max(0.0, 1.0 - 1.7 * step / steps)
+        seen = transfer(rays, rho, motion)
+        error = target - seen.plane
+        robust = (width**2 / (width**2 + error.square().sum(-1))).square()
+        w = weight * robust * seen.front
+        jacobian = pose_jacobian(seen, rho)
+        left = jacobian * w[..., None, None]
+        h = torch.einsum("bnki,bnkj->bij", left, jacobian)
+        g = torch.einsum("bnki,bnk->bi", left, error)
+        scale = damping * total[:, None, None]
+        xi = torch.linalg.solve_ex(h + scale * eye, g).result
+        # a far start must not be thrown out by one bad step
+        xi = xi * (1.0 / xi.norm(dim=-1, keepdim=True).clamp(min=1.0))
+        motion = exp_se3(xi) @ motion
+    seen = transfer(rays, rho, motion)
+    error = (target - seen.plane).square().sum(-1)
+    robust = (cutoff**2 / (cutoff**2 + error)).square() * seen.front
+    jacobian = pose_jacobian(seen, rho)
+    information = torch.einsum("bnki,bnkj,bn->bij", jacobian, jacobian, weight * robust)
+    return PoseFit(motion, information, (weight * robust).sum(-1) / total)

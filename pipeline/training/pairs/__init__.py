@@ -1,0 +1,1 @@
+"""Training of pair matchers (`everview.models.pairs`) on procedural streams."""
