@@ -118,6 +118,29 @@ def training_charts(run: RunContents) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
 
 
+def adaptation_charts(run: RunContents) -> list[Chart]:
+    """What the kept-back inputs of a capture gain for every second; only `adapt` leaves that."""
+    if run.record.get("verb") != "adapt":
+        return []
+    checks = [line for line in run.curve if isinstance(line.get("held_out"), dict)]
+    seconds = [check.get("elapsed_s") for check in checks]
+    if not all(_is_number(value) for value in seconds):
+        return []
+    names = checks[0]["held_out"] if checks else ()
+    chart = line_chart(
+        "Gain",
+        [
+            Series(name, seconds, [check["held_out"].get(name) for check in checks])
+            for name in names
+        ],
+        "s",
+        "dB",
+        "PSNR of inputs that were kept back, over the time of learning",
+        least_span=_LEAST_DB,
+    )
+    return [] if chart is None else [chart]
+
+
 def _held_out_scenes(lines: Sequence[dict[str, Any]]) -> Chart | None:
     """PSNR over the run; of nested names (`set/room`) the shortest come first."""
     measured = [line for line in lines if isinstance(line.get("held_out"), dict)]

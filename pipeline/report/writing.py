@@ -22,7 +22,11 @@ from everview.pipeline.report.camera_plot import CameraPanel, camera_panels
 from everview.pipeline.report.charts import number
 from everview.pipeline.report.contents import RunContents, read_contents
 from everview.pipeline.report.embedding import Budget, embed_video
-from everview.pipeline.report.run_charts import stream_charts, training_charts
+from everview.pipeline.report.run_charts import (
+    adaptation_charts,
+    stream_charts,
+    training_charts,
+)
 from everview.pipeline.runs import write_text
 from everview.pipeline.runs.provenance import library_versions
 
@@ -93,7 +97,7 @@ def _shown(run: RunContents) -> dict[str, Any]:
         "panels": _panels(run),
         "camera_note": _camera_note(run),
         "stream_charts": stream_charts(run),
-        "training_charts": training_charts(run),
+        "training_charts": [*adaptation_charts(run), *training_charts(run)],
         "training_note": _training_note(run),
         "gaps": sections.gap_rows(run),
         "scenes": sections.scene_rows(run),

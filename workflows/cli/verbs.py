@@ -35,6 +35,7 @@ VERBS = (
     Verb("render", "render", "render novel views of a streamed scene: orbits, spirals, files"),
     Verb("view", "view", "look into a streamed scene in a browser, from anywhere"),
     Verb("evaluate", "evaluate", "measure held-out views beside the floors, by stated rules"),
+    Verb("adapt", "adapt", "tune the weights to one capture by its own inputs, if that helps it"),
     Verb("train", "train", "train a recipe; the same command again continues it"),
     Verb("submit", "submit", "run any of these verbs as a job on a Ray cluster"),
     Verb("jobs", "jobs", "list, follow and stop the jobs of a Ray cluster"),

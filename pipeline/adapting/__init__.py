@@ -1,0 +1,1 @@
+"""Adaptation: the slow weights tuned to one capture by its own inputs."""

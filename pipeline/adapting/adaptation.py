@@ -1,0 +1,169 @@
+"""Slow weights tuned to one capture: leave-some-out on its own inputs, stopped on others of them.
+
+Every step writes some inputs into a fresh memory and asks for others (training's own step and
+loss). Now and then the whole stream of inputs is absorbed and the kept-back ones are drawn; the
+best weights so far are what counts, the given ones included, so that adapting never ends worse
+than it began as far as the capture itself can tell. (Tuning a feed-forward renderer to a capture:
+IBRNet, arXiv 2102.13090.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everview.datasets.cameras import Cameras
+from everview.models.episode import Episode
+from everview.models.gauge import Gauge
+from everview.models.scene_model import SceneModel
+from everview.models.schedule import CHUNK_CAUSAL
+from everview.models.views import Views
+from everview.pipeline.adapting.config import Recipe
+from everview.pipeline.adapting.splits import Lesson, OwnInputs
+from everview.pipeline.evaluation.floor_scores import picture_tensor, target_masks
+from everview.pipeline.evaluation.image_metrics import score_images
+from everview.pipeline.evaluation.protocols import CHUNK_FRAMES, Split, in_chunks_of
+from everview.pipeline.evaluation.scene_frames import SceneFrames
+from everview.pipeline.evaluation.scene_scores import observe_chunks, render_targets
+from everview.pipeline.rendering.renderer import image_tensor, time_tensor
+from everview.pipeline.training.averaging import model_with
+from everview.pipeline.training.optimisers import Optimiser
+from everview.pipeline.training.step import Objective, training_step
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the kept-back inputs looked like. elapsed_s: of learning until then."""
+
+    step: int
+    elapsed_s: float
+    psnr: float
+    memory_alone_psnr: float
+    loss: float | None = None
+    """mean over the steps since the check before"""
+
+
+@dataclass(eq=False)
+class Adaptation:
+    """The weights of `model` on their way; `best` is the weights of the best check.
+
+    is_set: all inputs are absorbed at once, as with `--inputs N`; else in chunks.
+    """
+
+    model: SceneModel
+    scene: SceneFrames
+    own: OwnInputs
+    gauge: Gauge
+    recipe: Recipe
+    seed: int
+    is_set: bool = False
+    checks: list[Check] = field(default_factory=list)
+    step: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.model.train().requires_grad_(True)
+        self._objective = Objective(self.model)
+        self._optimiser = Optimiser(self.model, self.recipe.optimiser)
+        self._losses: list[Tensor] = []
+
+    def learn(self, progress: float) -> None:
+        """One step at `progress` in [0, 1] of the time."""
+        factor = self.recipe.rate.factor(self.step, progress)
+        lesson = self.own.lesson(self.step, self.seed, self.recipe)
+        weights = self.recipe.loss.at(progress)
+        taken = training_step(
+            self._objective, self._optimiser, self._episode(lesson), CHUNK_CAUSAL, weights, factor
+        )
+        self._losses.append(taken.losses["loss"])
+        self.step += 1
+
+    def check(self, elapsed_s: float) -> Check:
+        """Absorb what is learned from, draw what is kept back; keep the weights if they are the
+        best so far."""
+        learned = self.own.learned
+        chunks = (learned,) if self.is_set else in_chunks_of(learned, CHUNK_FRAMES)
+        split = Split(chunks, self.own.kept_back)
+        self.model.eval()
+        seen = observe_chunks(self.model, self.scene, split.chunks, self.gauge)
+        views, _ = render_targets(self.model, self.scene, split, seen.state)
+        self.model.train()
+        truth = picture_tensor([self.scene.frames[i].image for i in split.targets])
+        mask = target_masks(self.scene, split)
+        drawn = ([v.image for v in views], [v.memory_image for v in views])
+        scores = [score_images(picture_tensor(images), truth, mask=mask) for images in drawn]
+        full, pure = (score.psnr.mean().item() for score in scores)
+        loss = torch.stack(self._losses).mean().item() if self._losses else None
+        self._losses = []
+        check = Check(self.step, elapsed_s, full, pure, loss)
+        if not self.checks or full > max(earlier.psnr for earlier in self.checks):
+            self.best = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self.checks.append(check)
+        return check
+
+    @property
+    def gain_db(self) -> float:
+        """What the kept-back inputs gained at best over the weights that were given."""
+        return max(check.psnr for check in self.checks) - self.checks[0].psnr
+
+    @property
+    def stale_checks(self) -> int:
+        """Checks since the best one."""
+        values = [check.psnr for check in self.checks]
+        return len(values) - 1 - int(np.argmax(values))
+
+    def result(self) -> SceneModel:
+        """A model with the best weights, in eval mode."""
+        return model_with(self.best, self.model).eval().requires_grad_(False)
+
+    def _episode(self, lesson: Lesson) -> Episode:
+        written, asked = lesson.written, lesson.asked
+        mask = torch.ones(1, len(asked), dtype=torch.bool, device=self.model.device)
+        alone = round(len(asked) * self.recipe.memory_share)
+        if alone:
+            random = np.random.default_rng((self.seed, self.step, 1))
+            mask[0, random.choice(len(asked), alone, replace=False)] = False
+        sizes = tuple(len(chunk) for chunk in lesson.chunks)
+        gauge = self.gauge.to(self.model.device)
+        return Episode(self._views(written), self._views(asked), sizes, gauge, mask)
+
+    def _views(self, indices: tuple[int, ...]) -> Views:
+        device = self.model.device
+        frames = [self.scene.frames[i] for i in indices]
+        depth = None
+        if all(frame.depth is not None for frame in frames):
+            stacked = np.stack([frame.depth for frame in frames])
+            depth = torch.from_numpy(stacked)[None].to(device=device, dtype=torch.float32)
+        return Views(
+            image_tensor([frame.image for frame in frames], device),
+            Cameras.stack([frame.camera for frame in frames])[None].to(device=device),
+            time_tensor([frame.time_s for frame in frames], device),
+            depth,
+        )
+
+
+def adapt(
+    adaptation: Adaptation,
+    seconds: float,
+    checks: int,
+    patience: int,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Iterator[Check]:
+    """Learn for `seconds`, until the checks stop gaining, or until `is_over`; yields every check,
+    the first before anything was learned. The time of checking doesn't count."""
+    yield adaptation.check(0.0)
+    learned_s = 0.0
+    for number in range(1, checks + 1):
+        due = seconds * number / checks
+        while learned_s < due and not is_over():
+            begin = time.monotonic()
+            adaptation.learn(learned_s / seconds)
+            learned_s += time.monotonic() - begin
+        yield adaptation.check(learned_s)
+        if is_over() or adaptation.stale_checks >= patience:
+            return
