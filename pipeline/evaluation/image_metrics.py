@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 # An image equal to its truth has no finite PSNR; it counts as this and is counted. Half a step of
 # 8-bit quantisation is 54 dB: nothing that was stored as a picture measures above it by merit.
@@ -80,6 +79,9 @@ def ssim(prediction: Tensor, truth: Tensor) -> Tensor:
     Wang et al. 2004; torchmetrics' implementation, mean over channels.
     """
     _check(prediction, truth)
+    # imported here: a session needs none of it
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     values = structural_similarity_index_measure(
         prediction.float().clamp(0, 1),
         truth.float().clamp(0, 1),

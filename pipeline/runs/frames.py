@@ -2,6 +2,7 @@
 
 Parquet can't be appended to, so rows go to a line-per-row journal while the run lasts and become
 one Parquet file when it ends. The journal is read back in pieces: memory doesn't grow with length.
+Only the table needs pyarrow, so that a session runs where it isn't installed.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import IO, TYPE_CHECKING, Any
 
 from everview.pipeline.errors import InputRejected
 from everview.pipeline.runs.atomic import disk_errors, replacing
 from everview.pipeline.runs.plain import as_plain
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FILE_NAME = "frames.parquet"
 JOURNAL_NAME = "frames.jsonl"
@@ -26,46 +27,49 @@ JOURNAL_NAME = "frames.jsonl"
 # `latency_ms`: from arrival to absorbed; `absorb_ms`: of the whole chunk's update. `residual`: PSNR
 # predicted before the frame was learned, `memory_residual`: of the memory alone. `gate`: the write
 # gate's verdict (accepted, rectified, rejected), with its reason and the number that decided.
-COLUMNS: dict[str, pa.DataType] = {
-    "id": pa.int64(),
-    "name": pa.string(),
-    "scene": pa.string(),
-    "role": pa.string(),
-    "chunk": pa.int64(),
-    "time_s": pa.float64(),
-    "sequence": pa.int64(),
-    "latency_ms": pa.float64(),
-    "absorb_ms": pa.float64(),
-    "residual": pa.float64(),
-    "memory_residual": pa.float64(),
-    "gate": pa.string(),
-    "gate_reason": pa.string(),
-    "gate_measured": pa.float64(),
-    "state_mib": pa.float64(),
-    "rss_mib": pa.float64(),
-    "psnr": pa.float64(),
-    "ssim": pa.float64(),
-    "lpips_alex": pa.float64(),
-    "laplacian_ratio": pa.float64(),
-    "depth_abs_rel": pa.float64(),
+COLUMNS: dict[str, str] = {
+    "id": "int64",
+    "name": "string",
+    "scene": "string",
+    "role": "string",
+    "chunk": "int64",
+    "time_s": "double",
+    "sequence": "int64",
+    "latency_ms": "double",
+    "absorb_ms": "double",
+    "residual": "double",
+    "memory_residual": "double",
+    "gate": "string",
+    "gate_reason": "string",
+    "gate_measured": "double",
+    "state_mib": "double",
+    "rss_mib": "double",
+    "psnr": "double",
+    "ssim": "double",
+    "lpips_alex": "double",
+    "laplacian_ratio": "double",
+    "depth_abs_rel": "double",
 }
 _ROWS_AT_A_TIME = 4096
 
 
-def _table(rows: list[Mapping[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(
-        [dict(row) for row in rows], schema=pa.schema(list(COLUMNS.items()))
-    )
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
 
 
 def write_frames(folder: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows (keys of COLUMNS, others ignored) as `frames.parquet`, whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = _schema()
     with replacing(Path(folder) / FILE_NAME) as temporary:
-        writer = pq.ParquetWriter(temporary, pa.schema(list(COLUMNS.items())), compression="zstd")
         remaining = iter(rows)
-        with writer:
-            while piece := list(itertools.islice(remaining, _ROWS_AT_A_TIME)):
-                writer.write_table(_table(piece))
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            while piece := [dict(row) for row in itertools.islice(remaining, _ROWS_AT_A_TIME)]:
+                writer.write_table(pa.Table.from_pylist(piece, schema=schema))
 
 
 def read_frames(folder: Path | str, limit_rows: int = 1_000_000) -> list[dict[str, Any]]:
@@ -74,6 +78,9 @@ def read_frames(folder: Path | str, limit_rows: int = 1_000_000) -> list[dict[st
     path = folder / FILE_NAME
     if not path.exists():
         return list(itertools.islice(_journal_rows(folder / JOURNAL_NAME), limit_rows))
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(path) as stored:
             if stored.metadata.num_rows > limit_rows:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
-_MOST = 16384
+import numpy as np
+
+_MOST = 1024
 
 
 @dataclass
@@ -24,6 +27,10 @@ class Sampled:
                 self.values = self.values[::2]
                 self.stride *= 2
         self.seen += 1
+
+    def percentile(self, percent: float) -> float:
+        """Of what was taken; NaN of nothing."""
+        return float(np.percentile(self.values, percent)) if self.values else math.nan
 
     def to_facts(self) -> dict[str, Any]:
         """For a snapshot."""
