@@ -11,6 +11,7 @@ World: z up, metres; the walk begins at the closed end of the hall and goes towa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -37,6 +38,11 @@ _TURN_FRAMES = 8
 _EYE_M = 1.5
 _SWAY_M = _HALF_WIDTH_M - _OPENING_M / 2
 _START_M = 0.6
+# The path through a room: length by the way into it; a room is as long as any other.
+_Y_M = np.linspace(0.0, ROOM_M, 257)
+_LENGTH_M = np.concatenate(
+    [[0.0], np.hypot(np.diff(_Y_M), np.diff(_SWAY_M * np.cos(np.pi * _Y_M / ROOM_M))).cumsum()]
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Walk:
         pitch = -0.16 + 0.08 * np.sin(0.53 * index)
         flat = np.cos(pitch)
         sight = np.array([flat * np.cos(yaw), flat * np.sin(yaw), np.sin(pitch)])
-        focal = 0.5 * size / np.tan(np.radians(self._field_of_view_deg()) / 2)
+        focal = 0.5 * size / np.tan(np.radians(self._field_of_view_deg) / 2)
         return Camera(size, size, focal, focal, size / 2, size / 2, look_at(eye, eye + sight))
 
     def scene(self, camera: Camera) -> SceneBatch:
@@ -107,6 +113,7 @@ class Walk:
             motion=draw_motion(draws, np.zeros((1, TRACKS, 3)), np.full(1, 0.1), False),
         )  # fmt: skip
 
+    @cached_property
     def _field_of_view_deg(self) -> float:
         return float(Draws([self.seed], purpose=32, columns=1).uniform(low=64.0, high=76.0)[0])
 
@@ -117,13 +124,10 @@ def _aside(y: float) -> float:
 
 
 def _along(travelled_m: np.ndarray) -> np.ndarray:
-    """How far into the hall a path length reaches. A room is as long as any other."""
-    y = np.linspace(0.0, ROOM_M, 257)
-    step = np.hypot(np.diff(y), np.diff(_SWAY_M * np.cos(np.pi * y / ROOM_M)))
-    length = np.concatenate([[0.0], np.cumsum(step)])
-    travelled = travelled_m + np.interp(_START_M, y, length)
-    rooms = np.floor(travelled / length[-1])
-    return rooms * ROOM_M + np.interp(travelled - rooms * length[-1], length, y)
+    """How far into the hall a path length reaches."""
+    travelled = travelled_m + np.interp(_START_M, _Y_M, _LENGTH_M)
+    rooms = np.floor(travelled / _LENGTH_M[-1])
+    return rooms * ROOM_M + np.interp(travelled - rooms * _LENGTH_M[-1], _LENGTH_M, _Y_M)
 
 
 def _furnish(seed: int, room: int, bodies: Bodies, slots: slice) -> np.ndarray:

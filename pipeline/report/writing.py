@@ -198,6 +198,7 @@ def _blocks(run: RunContents, budget: Budget) -> list[tuple[str, str]]:
     blocks: list[tuple[str, Any]] = [
         ("Configuration", record.get("config")),
         ("Gauge", record.get("gauge")),
+        ("Segments", record.get("segments")),
         ("Input", record.get("input")),
         ("Kernels in use", record.get("backends")),
         ("Versions", versions),
