@@ -111,7 +111,7 @@ class TsdfVolume:
         found = self._grid.extract_triangle_mesh(weight_threshold=least_views - 0.5)
         if "positions" not in found.vertex or len(found.vertex.positions) == 0:
             return _empty_mesh()
-        legacy = found.to_legacy()
+        legacy = self._in_order(found.to_legacy())
         legacy = _without_specks(legacy)
         if len(legacy.triangles) > max_triangles:
             legacy = legacy.simplify_quadric_decimation(max_triangles)
@@ -122,6 +122,25 @@ class TsdfVolume:
             .astype(np.uint8),
             faces=np.asarray(legacy.triangles, np.int32),
         )
+
+    def _in_order(self, mesh: Any) -> Any:
+        """The same mesh with vertices and faces sorted: threads race for their places in Open3D,
+        and the same views should give the same file."""
+        vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.triangles)
+        colours = np.asarray(mesh.vertex_colors)
+        order = np.lexsort([*colours.T, *vertices.T])
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        faces = place[faces]
+        first = faces.argmin(axis=1)  # a face begins with its smallest vertex, still turning alike
+        faces = faces[np.arange(len(faces))[:, None], (first[:, None] + np.arange(3)) % 3]
+        made = self._o3d.geometry.TriangleMesh()
+        made.vertices = self._o3d.utility.Vector3dVector(vertices[order])
+        made.vertex_colors = self._o3d.utility.Vector3dVector(colours[order])
+        made.triangles = self._o3d.utility.Vector3iVector(
+            faces[np.lexsort(faces.T[::-1])].astype(np.int32)
+        )
+        return made
 
 
 def _without_specks(mesh: Any, least_share: float = 0.002) -> Any:

@@ -48,7 +48,7 @@ class VoxelCloud:
         self._merge(_pack(cells[inside]), samples[inside])
         while len(self._keys) > self.max_points:
             self.voxel_size *= 2
-            self._merge(np.empty(0, np.int64), np.empty((0, 8)), _halve(self._keys))
+            self._keys, self._sums = _summed(_halve(self._keys), self._sums)
 
     def points(self, least_views: int = 1) -> PointCloud:
         """The cloud so far, by voxel; those of fewer samples than `least_views` left out."""
@@ -61,16 +61,23 @@ class VoxelCloud:
             confidence=(sums[:, 0] / np.maximum(sums[:, 7], 1)).astype(np.float32),
         )
 
-    def _merge(
-        self, keys: np.ndarray, samples: np.ndarray, own_keys: np.ndarray | None = None
-    ) -> None:
-        own_keys = self._keys if own_keys is None else own_keys
-        every = np.concatenate([own_keys, keys])
-        self._keys, place = np.unique(every, return_inverse=True)
-        rows = np.concatenate([self._sums, samples])
-        # bincount sums in input order: the same views give the same bytes
-        columns = [np.bincount(place, column, len(self._keys)) for column in rows.T]
-        self._sums = np.stack(columns, axis=1)
+    def _merge(self, keys: np.ndarray, samples: np.ndarray) -> None:
+        keys, sums = _summed(keys, samples)
+        place = np.searchsorted(self._keys, keys)
+        known = np.zeros(len(keys), bool)
+        inside = place < len(self._keys)
+        known[inside] = self._keys[place[inside]] == keys[inside]
+        self._sums[place[known]] += sums[known]
+        self._keys = np.insert(self._keys, place[~known], keys[~known])
+        self._sums = np.insert(self._sums, place[~known], sums[~known], axis=0)
+
+
+def _summed(keys: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each key once, ascending, with the sum of its samples."""
+    found, place = np.unique(keys, return_inverse=True)
+    # bincount sums in input order: the same views give the same bytes
+    columns = [np.bincount(place, column, len(found)) for column in samples.T]
+    return found, np.stack(columns, axis=1)
 
 
 def _pack(cells: np.ndarray) -> np.ndarray:

@@ -62,8 +62,12 @@ class StreamConfig(SourceOptions):
     measured_views: int = 256
     """held-out frames measured at most, evenly taken"""
     fusion_views: int = 48
-    """frames fused into points.ply and mesh.ply at most, twice as many where depth was captured
-    (0: no geometry)"""
+    """frames that points.ply and mesh.ply are fused from at most, spread over where the stream has
+    been; twice as many where depth was captured (0: no geometry)"""
+    fusion_per_chunk: int = 2
+    """frames of a chunk that are fused at most"""
+    fusion_masks_moving: bool = True
+    """leave out of the geometry what the memory was sure of and did not find in the frame"""
     mesh: bool = True
     """make mesh.ply (needs the extra `geometry`)"""
     device: str = "auto"
@@ -78,5 +82,10 @@ class StreamConfig(SourceOptions):
         for name in ("video_frames", "review_views", "measured_views"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)}: at least 1")
+        if self.fusion_views < 0 or self.fusion_per_chunk < 1:
+            raise UsageError(
+                f"fusion_views {self.fusion_views}, fusion_per_chunk {self.fusion_per_chunk}: "
+                "0 views or more, and at least 1 of a chunk"
+            )
         if self.max_frames is not None and self.max_frames < 1:
             raise UsageError(f"max_frames {self.max_frames}: at least 1")

@@ -15,16 +15,18 @@ from typing import Any
 import numpy as np
 
 from everview.datasets.captures import Frame
-from everview.pipeline.rendering.renderer import Renderer
+from everview.pipeline.rendering.renderer import RenderedView, Renderer
 from everview.pipeline.streaming.retention import image_psnr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Foreseen:
-    """Of one frame, before it was learned: PSNR in dB of the picture and of the memory alone."""
+    """Of one frame, before it was learned: PSNR in dB of the picture and of the memory alone, and
+    the picture with its depth and confidence."""
 
     picture_db: float
     memory_db: float
+    view: RenderedView
 
 
 @dataclass
@@ -47,7 +49,8 @@ class Foresight:
         scores = {}
         for place, view in zip(places, renderer.render(cameras, times, True), strict=True):
             truth = chunk[place].image
-            seen = Foreseen(image_psnr(view.image, truth), image_psnr(view.memory_image, truth))
+            picture, memory = (image_psnr(i, truth) for i in (view.image, view.memory_image))
+            seen = Foreseen(picture, memory, view)
             scores[place] = seen
             self.frames += 1
             self.picture_db += (seen.picture_db - self.picture_db) / self.frames

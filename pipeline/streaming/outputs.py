@@ -9,16 +9,16 @@ from typing import Any
 
 from everview.datasets.captures import Capture
 from everview.pipeline.evaluation.lpips_alex import open_lpips
-from everview.pipeline.fusion.depth_views import voxel_size_for
-from everview.pipeline.fusion.scene_geometry import SceneGeometry
+from everview.pipeline.fusion.scene_geometry import MESH_NAME, POINTS_NAME
 from everview.pipeline.rendering.path_choice import choose_path
 from everview.pipeline.rendering.path_export import export_path
 from everview.pipeline.runs.metrics import DEPTH_KEYS, FLOORS, IMAGE_KEYS
 from everview.pipeline.streaming.config import StreamConfig
 from everview.pipeline.streaming.floors import StreamFloors
+from everview.pipeline.streaming.live_geometry import GeometryOptions, LiveGeometry
 from everview.pipeline.streaming.preparing import prepared, read_again, readable_again
 from everview.pipeline.streaming.progress import Progress
-from everview.pipeline.streaming.review import HeldOutReview, depth_view, evenly
+from everview.pipeline.streaming.review import HeldOutReview, evenly
 from everview.pipeline.streaming.scenes import survey_stream
 from everview.pipeline.streaming.session import Session
 
@@ -39,12 +39,12 @@ def export_stream(
     for name in ("views", "depth"):  # an earlier, shorter attempt may have shown other frames
         shutil.rmtree(out / name, ignore_errors=True)
     (out / "views").mkdir()
-    compared = _compare_and_fuse(session, capture, config, out, progress)
+    compared = _compare(session, capture, config, out, progress)
     details = compared.values["details"] | _render_path(session, config, out, progress)
     return Exported(compared.values | {"details": details}, compared.missing, compared.rows)
 
 
-def _compare_and_fuse(
+def _compare(
     session: Session, capture: Capture, config: StreamConfig, out: Path, progress: Progress
 ) -> Exported:
     """The second pass over the capture."""
@@ -65,22 +65,17 @@ def _compare_and_fuse(
         beside={index: nearest[index] for index in shown if index in nearest},
     )
     floors = StreamFloors(session.colour.mean(), nearest, review.scores)
-    geometry, fused = _open_geometry(session, capture, config, observed)
-    wanted = set(held_out) | fused | set(nearest.values())
+    wanted = set(held_out) | set(nearest.values())
     judged = set(held_out)
     for done, frame in enumerate(read_again(capture, wanted), 1):
         ready = prepared(frame, config.size, session.model.config.patch)
-        if frame.index in fused:
-            view = depth_view(ready, renderer, capture.info.has_depth)
-            if view is not None and geometry is not None:
-                geometry.add(view)
         if frame.index in judged:
             review.add(ready)
             floors.add_held_out(ready)
         else:
             review.add_observed(ready)
             floors.add_observed(ready)
-        progress.step("compare and fuse", done, len(wanted))
+        progress.step("compare", done, len(wanted))
     values: dict[str, Any] = {k: v for k, v in review.means().items() if v is not None}
     values["memory_alone"] = review.memory_means()
     values["floors"] = floors.means()
@@ -88,28 +83,37 @@ def _compare_and_fuse(
     missing = _reasons(review, floors, lpips_source, config)
     if review.rows and "depth_abs_rel" in values:
         values["depth_alignment"] = review.alignment
-    if geometry is not None:
-        report = geometry.write(out)
-        missing |= report.missing
-        details["geometry"] = {k: v for k, v in asdict(report).items() if k != "missing"}
-    else:
-        missing |= dict.fromkeys(("points.ply", "mesh.ply"), "not asked for")
-    return Exported(values | {"details": details}, missing, review.rows)
+    told, absent = _write_geometry(session, out)
+    details |= told
+    return Exported(values | {"details": details}, missing | absent, review.rows)
 
 
-def _open_geometry(
-    session: Session, capture: Capture, config: StreamConfig, observed: list[int]
-) -> tuple[SceneGeometry | None, set[int]]:
-    """The fusion and the indices of the observed frames that go into it."""
+def _write_geometry(session: Session, out: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """points.ply and mesh.ply: what is told of them, and why one is not there."""
+    geometry = session.geometry
+    report = None if geometry is None else geometry.write(out)
+    if geometry is None or report is None:
+        return {}, dict.fromkeys((POINTS_NAME, MESH_NAME), "not asked for")
+    told = {k: v for k, v in asdict(report).items() if k != "missing"}
+    told["moved_share"] = geometry.moved_share
+    told["share_of_updates"] = geometry.spent_s / max(session.absorb_s, 1e-9)
+    return {"geometry": told}, report.missing
+
+
+def live_geometry(config: StreamConfig, has_depth: bool) -> LiveGeometry | None:
+    """What a stream fuses on the way; None if it was told not to. has_depth: measured."""
     if config.fusion_views < 1:
-        return None, set()
-    assert session.gauge is not None
-    is_measured = capture.info.has_depth
-    voxel = voxel_size_for(float(1 / session.gauge.scale[0]), is_measured)
+        return None
     # measured depth costs no look into the state, so more of it can be had for the same time
-    most = config.fusion_views * (2 if is_measured else 1)
-    chosen = evenly(observed, most)
-    return SceneGeometry(voxel, config.mesh), set(chosen)
+    return LiveGeometry(
+        GeometryOptions(
+            views=config.fusion_views * (2 if has_depth else 1),
+            per_chunk=config.fusion_per_chunk,
+            has_mesh=config.mesh,
+            is_measured=has_depth,
+            masks_moving=config.fusion_masks_moving,
+        )
+    )
 
 
 def _render_path(

@@ -1,7 +1,7 @@
-"""After the stream: a second, lazy pass over the capture compares and fuses, frame by frame.
+"""After the stream: a second, lazy pass over the capture compares, frame by frame.
 
-Held-out frames are rendered and measured, some are kept as pictures; evenly taken observed frames
-become depth views for fusion. Nothing is collected: memory doesn't grow with the stream.
+Held-out frames are rendered and measured, some are kept as pictures. Nothing is collected: memory
+doesn't grow with the stream.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from everview.pipeline.evaluation.depth_metrics import alignment_of, depth_abs_r
 from everview.pipeline.evaluation.error_map import error_picture
 from everview.pipeline.evaluation.image_metrics import score_images
 from everview.pipeline.evaluation.lpips_alex import LpipsAlex
-from everview.pipeline.fusion.depth_views import DepthView
 from everview.pipeline.rendering.renderer import RenderedView, Renderer
 from everview.pipeline.rendering.stills import DepthFolder, write_image
 
@@ -98,26 +97,6 @@ class HeldOutReview:
         if self._depth is None:
             self._depth = DepthFolder(self.out / "depth", self.scale, 4 * float(view.depth.max()))
         self._depth.write(name, view.depth, view.confidence)
-
-
-def depth_view(
-    frame: Frame, renderer: Renderer, is_measured: bool, trusted_share: float = 0.7
-) -> DepthView | None:
-    """An observed frame for fusion: with its captured depth, else with what the model sees in it.
-
-    is_measured: the capture has depth; a frame without any gives None. trusted_share: of a view's
-    predicted pixels, the most confident share is used.
-    """
-    assert frame.camera is not None
-    if is_measured:
-        if frame.depth is None:
-            return None
-        depth = np.nan_to_num(frame.depth.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        return DepthView(frame.camera, frame.image, depth, np.ones(depth.shape, np.float32))
-    view = renderer.depth_of(frame.camera, frame.image, frame.time_s)
-    limit = np.quantile(view.confidence, 1 - trusted_share)
-    depth = np.where(view.confidence >= limit, view.depth, 0).astype(np.float32)
-    return DepthView(frame.camera, frame.image, depth, view.confidence)
 
 
 def evenly(indices: list[int], most: int) -> list[int]:

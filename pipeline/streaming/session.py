@@ -49,6 +49,7 @@ from everview.pipeline.streaming.frame_tensors import (
 from everview.pipeline.streaming.gate.verdicts import Verdict
 from everview.pipeline.streaming.gate.write_gate import WriteGate
 from everview.pipeline.streaming.intake import Intake, Turn
+from everview.pipeline.streaming.live_geometry import LiveGeometry
 from everview.pipeline.streaming.memory_use import resident_mib
 from everview.pipeline.streaming.pending import Pending
 from everview.pipeline.streaming.policies import StreamPolicies
@@ -73,9 +74,11 @@ class Session:
         world: World | None = None,
         weights_name: str = "unnamed",
         odometer: Odometer | None = None,
+        geometry: LiveGeometry | None = None,
     ):
         """model: in eval mode, on its device. out: the run directory; rows and snapshots go there.
-        world: for the gauge. weights_name: recorded in snapshots. odometer: finds the cameras."""
+        world: for the gauge. weights_name: recorded in snapshots. odometer: finds the cameras.
+        geometry: what is fused on the way, if anything."""
         self.model, self.policies, self.out = model, policies, Path(out)
         self.world = world or World()
         self.weights_name = weights_name
@@ -85,6 +88,7 @@ class Session:
         self.trajectory = Trajectory()
         self.colour = RunningColour()
         self.retention = RetentionProbe()
+        self.geometry = geometry
         self.chunk_sizes: list[int] = []
         self.refused: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
@@ -239,6 +243,7 @@ class Session:
         chunk = [pending.frame for pending in self._pending]
         probe_begin = time.monotonic()
         foreseen: dict[int, Foreseen] = {}
+        before = self._published
         if self._published is not None:
             foreseen = self.foresight.measure(chunk, self._published.renderer)
         begin = time.monotonic()
@@ -268,6 +273,14 @@ class Session:
             self.retention = RetentionProbe.choose(chunk, self.policies.retention_views)
         if self._published is not None:
             self.retention.measure(self._draw_from_memory)
+        if self.geometry is not None and state_verdict.is_written:
+            self.geometry.learn(
+                chunk,
+                {place: seen.view for place, seen in foreseen.items()},
+                None if before is None else before.renderer,
+                self.published.renderer,
+                float(1 / self.gauge.scale[0]),
+            )
 
     def _observe(self, chunk: Sequence[Frame]) -> Verdict:
         """The chunk through the model; publishes the new state unless the gate refuses it."""
@@ -364,6 +377,8 @@ class Session:
             **with_prefix("window", self.intake.to_tensors()),
             **with_prefix("segments", self.segments.to_tensors()),
         }
+        if self.geometry is not None:
+            frames |= with_prefix("fused", self.geometry.to_tensors())
         state, state_facts = state_to_tensors(self._published.state)
         facts = {
             "num_chunks": len(self.chunk_sizes),
@@ -379,6 +394,7 @@ class Session:
             "segments": self.segments.snapshot_facts(),
             "gate": self.gate.to_facts(),
             "foresight": self.foresight.to_facts(),
+            "geometry": None if self.geometry is None else self.geometry.to_facts(),
             "retention": self.retention.curve,
             "colour": self.colour.to_facts(),
             "refused": dict(self.refused),
@@ -392,6 +408,8 @@ class Session:
         made = commit_snapshot(
             self.out, Snapshot(state, frames, self.trajectory.to_tensors(), facts)
         )
+        if self.geometry is not None:
+            self.geometry.show(self.out)
         self._snapshot_at = time.monotonic()
         return made
 
@@ -426,6 +444,9 @@ class Session:
         self.gate.restore(facts["gate"], **last)
         self.intake.restore(facts["intake"], under_prefix("window", snapshot.frames))
         self.foresight.restore(facts["foresight"])
+        if self.geometry is not None:
+            fused = under_prefix("fused", snapshot.frames)
+            self.geometry.restore(facts.get("geometry"), fused)
         self.refused, self.counts = Counter(facts["refused"]), Counter(facts["counts"])
         self.num_seen = int(facts["num_frames"])
         self._waiting_rows = list(facts["waiting_rows"])

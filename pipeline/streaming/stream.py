@@ -32,7 +32,7 @@ from everview.pipeline.streaming.camera_files import write_cameras
 from everview.pipeline.streaming.config import StreamConfig
 from everview.pipeline.streaming.feeder import Feeder, QueueCounts
 from everview.pipeline.streaming.interrupts import Interrupts
-from everview.pipeline.streaming.outputs import Exported, export_stream
+from everview.pipeline.streaming.outputs import Exported, export_stream, live_geometry
 from everview.pipeline.streaming.posing import (
     check_poses,
     conventions_of,
@@ -156,7 +156,8 @@ def _open_session(
     info = source.info
     world = World(info.scale, info.points_world)
     odometer = Odometer(info.lens) if config.poses == "odometry" else None
-    session = Session(model, config.policies, run.path, world, config.weights, odometer)
+    geometry = live_geometry(config, info.has_depth)
+    session = Session(model, config.policies, run.path, world, config.weights, odometer, geometry)
     run.note(
         device=describe_device(model.device),
         backends=backends_in_use(model.device),
