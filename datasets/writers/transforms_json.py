@@ -14,11 +14,14 @@ from everview.datasets.writers.atomic import write_atomically
 from everview.datasets.writers.posed_image import PosedImage
 
 
-def write_transforms_json(path: Path, images: Sequence[PosedImage], scale: Scale) -> None:
+def write_transforms_json(
+    path: Path, images: Sequence[PosedImage], scale: Scale, points: str | None = None
+) -> None:
     """Write cameras as OpenGL camera-to-world with pinhole intrinsics in pixels.
 
     Intrinsics stand once at the top when all frames share them, and in every frame otherwise.
     scale: kept under `world_scale`, which our reader understands and others ignore.
+    points: a PLY file beside it, from which splats may start.
     Raises ValueError when there is nothing to write or only some frames have masks.
     """
     if not images:
@@ -33,6 +36,8 @@ def write_transforms_json(path: Path, images: Sequence[PosedImage], scale: Scale
         "camera_model": "OPENCV",
         "world_scale": scale,
     }
+    if points is not None:
+        content["ply_file_path"] = points
     if is_shared:
         content |= intrinsics[0]
     content["frames"] = [

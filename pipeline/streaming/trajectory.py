@@ -67,6 +67,10 @@ class Trajectory:
         """Times of all frames in seconds."""
         return [time for _, time, _ in self._select(None)]
 
+    def indices(self) -> list[int]:
+        """Positions in the capture of all frames, beside `names`."""
+        return [index for _, _, index in self._select(None)]
+
     def observed(self) -> list[Camera]:
         """Cameras of the frames that were given to the model."""
         return [camera for camera, _, _ in self._select(_OBSERVED)]

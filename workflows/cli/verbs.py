@@ -33,6 +33,7 @@ VERBS = (
     Verb("stream", "stream", "absorb a capture chunk by chunk and leave a reconstruction"),
     Verb("serve", "serve", "take frames over a websocket and absorb them as `stream` does"),
     Verb("render", "render", "render novel views of a streamed scene: orbits, spirals, files"),
+    Verb("export", "export", "a streamed scene for nerfstudio, COLMAP, MeshLab or rerun"),
     Verb("view", "view", "look into a streamed scene in a browser, from anywhere"),
     Verb("evaluate", "evaluate", "measure held-out views beside the floors, by stated rules"),
     Verb("adapt", "adapt", "tune the weights to one capture by its own inputs, if that helps it"),

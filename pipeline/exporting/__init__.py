@@ -1,0 +1,1 @@
+"""A streamed scene for other tools: nerfstudio, COLMAP, MeshLab, rerun."""
