@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from everview.pipeline.errors import UsageError
 
@@ -14,13 +15,15 @@ class RenderConfig:
     run: str
     """a run directory of `everview stream`"""
     path: str = "auto"
-    """orbit, spiral, interpolate, auto, or a file of cameras (transforms.json or TUM)"""
+    """orbit, spiral, interpolate, still (the middle camera), auto, or a file of cameras
+    (transforms.json or TUM)"""
     frames: int = 96
     """pictures along the path (a file has its own number)"""
     size: int | None = None
     """short side in pixels, default the size that was streamed"""
-    time: float | None = None
-    """the moment that is looked at, seconds on the capture's clock; default: the path's own"""
+    time: float | Literal["sweep"] | None = None
+    """the moment that is looked at, seconds on the capture's clock; sweep: from the first moment of
+    the stream to the last; default: the path's own, which are the frames' when it interpolates"""
     rate: float = 24.0
     """frames per second of the video"""
     stills: int = 12

@@ -1,4 +1,4 @@
-"""Camera paths: orbit, spiral and interpolate, with defaults taken from the captured cameras.
+"""Camera paths (orbit, spiral, interpolate, still), with defaults from the captured cameras.
 
 A path stays where the capture has been: an orbit sweeps the captured azimuths at the captured
 distance (a closed circle only where the capture went round), a spiral keeps to the spread of the
@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation, Slerp
 from everview.datasets.cameras import Camera
 from everview.pipeline.rendering.survey import Survey, Turntable, look_at
 
-PATH_NAMES = ("orbit", "spiral", "interpolate")
+PATH_NAMES = ("orbit", "spiral", "interpolate", "still")
 
 _FULL_CIRCLE = np.deg2rad(270)  # azimuths covered from which an orbit closes
 _OUTWARD_SWEEP = np.deg2rad(20)  # either side, for captures that don't look at one point
@@ -115,6 +115,11 @@ def interpolate(
     if time_s is None and all(value is not None for value in known):
         clock = tuple(np.interp(at, knots, np.asarray(known, np.float64)).tolist())
     return CameraPath("interpolate", cameras, clock)
+
+
+def still(layout: Survey, frames: int, time_s: float | None = None) -> CameraPath:
+    """The middle camera, as often as asked: what changes is the time."""
+    return CameraPath("still", (layout.middle,) * frames, (time_s,) * frames, is_closed=True)
 
 
 def _looking_at_target(

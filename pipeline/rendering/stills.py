@@ -56,8 +56,8 @@ def colourise_depth(
 
 
 class DepthFolder:
-    """`depth/`: for each view NAME.png (16 bit), NAME.npz (float32 `depth`, `confidence`) and
-    NAME_colour.png, with the units in `units.json`.
+    """`depth/`: for each view NAME.png (16 bit), NAME.npz (float32 `depth`, `confidence`),
+    NAME_colour.png and NAME_confidence.png (white is sure), with the units in `units.json`.
 
     A PNG value is depth x `png_per_unit`, 0 is unknown. Metric captures: millimetres. Others have
     no unit of length; they get the same factor of 1000 unless the scene is too deep for 16 bits.
@@ -90,6 +90,8 @@ class DepthFolder:
         arrays: dict[str, Any] = {"depth": depth}
         if confidence is not None:
             arrays["confidence"] = np.asarray(confidence, np.float32)
+            sure = np.clip(np.round(255 * arrays["confidence"]), 0, 255).astype(np.uint8)
+            _save(Image.fromarray(sure), self.folder / f"{name}_confidence.png")
         partial = self.folder / f".{name}.partial.npz"
         np.savez_compressed(partial, **arrays)
         os.replace(partial, self.folder / f"{name}.npz")

@@ -163,14 +163,16 @@ def stills(run: RunContents, budget: Budget) -> list[tuple[str, Embedded]]:
     shown = []
     files = [*run.sheets]
     for file in _evenly(run.stills, _MAX_STILLS):
-        depth = run.path / "depth" / f"{file.stem}_colour.png"
-        files += [file, *([depth] if is_own_file(depth) else [])]
+        folder = run.path / "depth"
+        beside = [folder / f"{file.stem}_{kind}.png" for kind in ("colour", "confidence")]
+        files += [file, *(other for other in beside if is_own_file(other))]
     for file in files:
         longest = SHEET_SIDE_PX if file in run.sheets else LONGEST_SIDE_PX
         picture = load_picture(file, budget, longest)
         embedded = None if picture is None else embed_picture(picture, budget)
         if embedded is not None:
-            shown.append((file.stem.replace("_colour", ", depth"), embedded))
+            caption = file.stem.replace("_colour", ", depth").replace("_conf", ", conf")
+            shown.append((caption, embedded))
     return shown
 
 

@@ -139,6 +139,16 @@ def test_without_a_time_the_middle_of_the_stream_is_looked_at():
     assert set(choose_path("orbit", layout, 3, 96, 8, time_s=0.5).time_s) == {0.5}
 
 
+def test_a_sweep_goes_from_the_first_moment_to_the_last_whatever_the_path():
+    layout = survey(ring(5), times_s=[0.5, 1.0, 2.0, 3.0, 4.5])
+    path = choose_path("still", layout, 5, 96, 8, time_s="sweep")
+    assert path.time_s == (0.5, 1.5, 2.5, 3.5, 4.5)
+    assert len({camera.c2w_cv.tobytes() for camera in path.cameras}) == 1
+    assert choose_path("orbit", layout, 3, 96, 8, time_s="sweep").time_s == (0.5, 2.5, 4.5)
+    with pytest.raises(UsageError, match="no time stamps"):
+        choose_path("still", survey(ring(5)), 5, 96, 8, time_s="sweep")
+
+
 def test_an_unknown_path_names_the_known_ones():
     with pytest.raises(UsageError, match="orbit, spiral, interpolate"):
         choose_path("orbti", survey(ring()), 3, 96, 8)

@@ -86,6 +86,13 @@ def test_depth_pictures_are_millimetres_of_a_metric_capture(tmp_path):
     assert Image.open(tmp_path / "a_colour.png").size == (3, 2)
 
 
+def test_confidence_is_a_grey_picture_beside_the_depth(tmp_path):
+    sure = np.array([[0.0, 0.5, 1.0]], np.float32)
+    DepthFolder(tmp_path, "metric", deepest=4).write("a", np.ones((1, 3)), sure)
+    grey = np.asarray(Image.open(tmp_path / "a_confidence.png"))
+    assert grey.tolist() == [[0, 128, 255]]
+
+
 def test_a_scene_too_deep_for_16_bits_gets_another_factor_and_says_so(tmp_path):
     DepthFolder(tmp_path, "up_to_scale", deepest=5000).write("a", np.full((2, 2), 4000.0))
     factor = json.loads((tmp_path / "units.json").read_text())["png_per_unit"]
