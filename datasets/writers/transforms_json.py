@@ -3,48 +3,57 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from everview.datasets.cameras import Camera, opengl_from_opencv
 from everview.datasets.captures import Scale
-from everview.datasets.writers.atomic import write_atomically
+from everview.datasets.writers.atomic import written_atomically
 from everview.datasets.writers.posed_image import PosedImage
 
 
 def write_transforms_json(
-    path: Path, images: Sequence[PosedImage], scale: Scale, points: str | None = None
+    path: Path, images: Iterable[PosedImage], scale: Scale, points: str | None = None
 ) -> None:
     """Write cameras as OpenGL camera-to-world with pinhole intrinsics in pixels.
 
     Intrinsics stand once at the top when all frames share them, and in every frame otherwise.
-    scale: kept under `world_scale`, which our reader understands and others ignore.
-    points: a PLY file beside it, from which splats may start.
+    images: gone through twice, one by one. scale: kept under `world_scale`, which our reader
+    understands and others ignore. points: a PLY file beside it, from which splats may start.
     Raises ValueError when there is nothing to write or only some frames have masks.
     """
-    if not images:
+    shared, is_shared, masked = None, True, set()
+    for image in images:
+        masked.add(image.mask is not None)
+        values = _intrinsics(image.camera)
+        shared = shared or values
+        is_shared = is_shared and values == shared
+    if shared is None:
         raise ValueError("no images to write")
-    if len({image.mask is None for image in images}) > 1:
+    if len(masked) > 1:
         raise ValueError("nerfstudio takes masks for all frames or for none")
-    intrinsics = [_intrinsics(image.camera) for image in images]
-    is_shared = all(values == intrinsics[0] for values in intrinsics)
-    content: dict[str, Any] = {
+    head: dict[str, Any] = {
         "generator": _generator(),
         "comment": "transform_matrix: camera-to-world, OpenGL axes; pixel centres at +0.5",
         "camera_model": "OPENCV",
         "world_scale": scale,
     }
     if points is not None:
-        content["ply_file_path"] = points
+        head["ply_file_path"] = points
     if is_shared:
-        content |= intrinsics[0]
-    content["frames"] = [
-        _frame(image, {} if is_shared else values)
-        for image, values in zip(images, intrinsics, strict=True)
-    ]
-    write_atomically(Path(path), json.dumps(content, indent=1, allow_nan=False) + "\n")
+        head |= shared
+    with written_atomically(Path(path)) as file:
+        file.write(
+            json.dumps(head, indent=1, allow_nan=False).removesuffix("\n}") + ',\n "frames": ['
+        )
+        for number, image in enumerate(images):
+            frame = _frame(image, {} if is_shared else _intrinsics(image.camera))
+            text = json.dumps(frame, indent=1, allow_nan=False)
+            file.write((",\n" if number else "\n") + textwrap.indent(text, "  "))
+        file.write("\n ]\n}\n")
 
 
 def _intrinsics(camera: Camera) -> dict[str, Any]:

@@ -197,7 +197,7 @@ def score_scene(
         retention_half_life_chunks=half_life,
         retention_half_life_s=_in_seconds(half_life, scene, split.chunks),
         retention_reason=reason,
-        retention_curve=tuple(seen.retention.curve),
+        retention_curve=tuple(seen.retention.curve.values),
         gaps=causal_gaps(model, scene, split, chunk_counts),
     )
 

@@ -95,7 +95,7 @@ class _Clock:
 
 def _log_solids(rr: ModuleType, stream: Any, scene: StreamedRun) -> dict[str, int]:
     points, mesh = scene.points(), scene.mesh()
-    way = np.stack([camera.centre for camera in scene.trajectory.cameras()])
+    way = np.stack([seen.camera.centre for seen in scene.trajectory.seen()])
     stream.log("world/path", rr.LineStrips3D([way.astype(np.float32)]), static=True)
     if points is not None:
         cloud = rr.Points3D(points.points, colors=points.colours)

@@ -64,9 +64,7 @@ def export_run(
         run.note(input={"source": config.run, "streamed": scene.source, "scale": scene.scale})
         for leftover in run.path.glob(f".*{_PARTIAL}"):  # of an attempt that was killed
             shutil.rmtree(leftover)
-        write_trajectory(
-            run.path / "trajectory_tum.txt", scene.trajectory.cameras(), scene.trajectory.times()
-        )
+        write_trajectory(run.path / "trajectory_tum.txt", scene.trajectory)
         for name in dict.fromkeys(config.format):
             with run.timed(name), _whole(run.path / name) as folder:
                 written[name] = _WRITERS[name](scene, config, folder, progress)
@@ -139,7 +137,7 @@ def _meshlab(
     mesh, points = scene.mesh(), scene.points()
     if mesh is None and points is None:
         raise DataError(f"{scene.run} has no points.ply and no mesh.ply: nothing for MeshLab")
-    centres = np.stack([camera.centre for camera in scene.trajectory.observed()])
+    centres = np.stack([seen.camera.centre for seen in scene.trajectory.seen(False)])
     names = write_meshlab(folder, mesh, points, centres)
     return {
         "files": names,

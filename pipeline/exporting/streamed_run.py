@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +130,12 @@ class StreamedRun:
             return None
 
     def _is_same(self, frame: Frame) -> bool:
-        return self._names().get(frame.index) == frame.name.replace("\n", " ")
+        return self._names.get(frame.index) == frame.name.replace("\n", " ")
 
+    @cached_property
     def _names(self) -> dict[int, str]:
-        rows = self.trajectory.indices()
-        return dict(zip(rows, self.trajectory.names, strict=True))
+        seen = self.trajectory.seen()
+        return {e.index: name for e, name in zip(seen, self.trajectory.names(), strict=True)}
 
     def _fitted(self, frame: Frame, size: int | None) -> Frame:
         """The frame with the stream's camera, at the size that is asked for."""
@@ -168,7 +170,7 @@ def open_streamed_run(run: Path) -> StreamedRun:
     return StreamedRun(
         run=run,
         record=record,
-        trajectory=Trajectory.from_tensors(snapshot.trajectory),
+        trajectory=Trajectory.of_run(run, snapshot.facts["appended"]),
         scale=snapshot.facts["scale"],
         keyframes=tuple(keyframe.frame for keyframe in keyframes),
     )

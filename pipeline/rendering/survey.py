@@ -13,7 +13,7 @@ import numpy as np
 
 from everview.datasets.cameras import Camera
 
-_MAX_CAMERAS = 512  # more say nothing new about the layout, and the cost of a survey stays flat
+MOST_SURVEYED = 512  # more say nothing new about the layout, and the cost of a survey stays flat
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ def survey(
     """
     if not cameras:
         raise ValueError("no captured cameras: a path can't be derived from nothing")
-    step = -(-len(cameras) // _MAX_CAMERAS)
+    step = -(-len(cameras) // MOST_SURVEYED)
     kept = tuple(cameras[::step])
     times = (None,) * len(kept) if times_s is None else tuple(times_s[::step])
     up = up_direction(kept)

@@ -85,10 +85,10 @@ def _retention(run: RunContents) -> Chart | None:
     curve = details.get("retention_psnr")
     if curve is None and len(scenes) == 1:
         curve = scenes[0].get("retention_curve_db")
-    curve = curve or []
+    curve, every = curve or [], details.get("retention_stride") or 1
     return line_chart(
         "Retention",
-        [Series("first chunk", list(range(1, len(curve) + 1)), curve)],
+        [Series("first chunk", [1 + every * place for place in range(len(curve))], curve)],
         "chunk",
         "dB",
         "PSNR of the first chunk's frames after each later chunk, memory alone",

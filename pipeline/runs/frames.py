@@ -11,10 +11,11 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from everview.pipeline.errors import InputRejected
-from everview.pipeline.runs.atomic import disk_errors, replacing
+from everview.pipeline.runs.appended import AppendedFile, Mark
+from everview.pipeline.runs.atomic import replacing
 from everview.pipeline.runs.plain import as_plain
 
 if TYPE_CHECKING:
@@ -90,49 +91,32 @@ def read_frames(folder: Path | str, limit_rows: int = 1_000_000) -> list[dict[st
         raise InputRejected(f"{path} can't be read ({error}); is it damaged?") from None
 
 
-class FrameLog:
-    """The rows of a run in progress: `append` each, `finish` once.
-
-    A log opened on an unfinished run continues it; `keep_first(count)` first drops the rows that
-    the run will produce again, because its last snapshot is older than they are.
-    """
+class FrameLog(AppendedFile):
+    """The rows of a run in progress: `add` each, `finish` once. One that doesn't go on after a mark
+    starts the journal anew."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self.journal = self.folder / JOURNAL_NAME
-        self._handle: IO[str] | None = None
+        super().__init__(self.folder / JOURNAL_NAME)
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: Mapping[str, Any]) -> None:
         """Add one row (keys of COLUMNS); it survives the end of the process."""
         unknown = set(row) - set(COLUMNS)
         if unknown:
             raise ValueError(f"not columns of frames.parquet: {sorted(unknown)}")
-        with disk_errors(self.journal):
-            if self._handle is None:
-                self._handle = self.journal.open("a", encoding="utf-8")
-            self._handle.write(json.dumps(as_plain(dict(row)), allow_nan=False) + "\n")
-            self._handle.flush()
+        self.append((json.dumps(as_plain(dict(row)), allow_nan=False) + "\n").encode())
 
-    def keep_first(self, count: int) -> None:
-        """Drop all rows after the first `count`."""
-        self.close()
-        if not self.journal.exists():
+    def go_on_after(self, mark: Mark) -> None:
+        """Drop all rows after the mark; nothing where the table was already written."""
+        if not self.path.exists() and (self.folder / FILE_NAME).exists():
             return
-        with replacing(self.journal) as temporary, temporary.open("w", encoding="utf-8") as kept:
-            for row in itertools.islice(_journal_rows(self.journal), count):
-                kept.write(json.dumps(row) + "\n")
-
-    def close(self) -> None:
-        """Close the journal; `append` opens it again."""
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
+        super().go_on_after(mark)
 
     def finish(self) -> None:
         """Write `frames.parquet` and remove the journal."""
         self.close()
-        write_frames(self.folder, _journal_rows(self.journal))
-        self.journal.unlink(missing_ok=True)
+        write_frames(self.folder, _journal_rows(self.path))
+        self.path.unlink(missing_ok=True)
 
 
 def _journal_rows(path: Path) -> Iterable[dict[str, Any]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from everview.datasets.cameras import Camera
 from everview.datasets.captures import Scale
 from everview.datasets.writers.posed_image import PosedImage
 from everview.datasets.writers.transforms_json import write_transforms_json
@@ -15,20 +17,26 @@ from everview.pipeline.streaming.trajectory import Trajectory
 
 
 def write_cameras(out: Path, trajectory: Trajectory, scale: Scale) -> None:
-    """Write the cameras of all frames, at the size the model saw them."""
-    cameras, times = trajectory.cameras(), trajectory.times()
-    write_trajectory(out / "trajectory_tum.txt", cameras, times)
-    images = [
-        PosedImage(name, camera, time)
-        for name, camera, time in zip(trajectory.names, cameras, times, strict=True)
-    ]
-    write_transforms_json(out / "transforms.json", images, scale)
+    """Write the cameras of all frames, at the size the model saw them, frame by frame."""
+    write_trajectory(out / "trajectory_tum.txt", trajectory)
+    write_transforms_json(out / "transforms.json", _Posed(trajectory), scale)
 
 
-def write_trajectory(
-    file: Path, cameras: Sequence[Camera], times_s: Sequence[float | None]
-) -> None:
-    """Write a TUM trajectory. It needs ascending times; without them, frames are numbered."""
-    known = [time for time in times_s if time is not None]
-    ascends = len(known) == len(times_s) and all(a < b for a, b in pairwise(known))
+def write_trajectory(file: Path, trajectory: Trajectory) -> None:
+    """Write all frames' as TUM lines. Those need ascending times; without, frames are numbered."""
+    times = itertools.chain([-math.inf], (seen.time_s for seen in trajectory.seen()))
+    ascends = all(a is not None and b is not None and a < b for a, b in pairwise(times))
+    known = (seen.time_s for seen in trajectory.seen() if seen.time_s is not None)
+    cameras = (seen.camera for seen in trajectory.seen())
     write_tum_trajectory(file, cameras, known if ascends else None)
+
+
+@dataclass(frozen=True)
+class _Posed:
+    """The frames of a trajectory for a writer, from the start every time it is gone through."""
+
+    trajectory: Trajectory
+
+    def __iter__(self) -> Iterator[PosedImage]:
+        for name, seen in zip(self.trajectory.names(), self.trajectory.seen(), strict=True):
+            yield PosedImage(name, seen.camera, seen.time_s)

@@ -13,55 +13,30 @@
     {"event": "gave way", "sequence": 50, "reason": "...", ...}  the write gate did
 
 `received` counts the arrivals up to then. There is no wall clock in it: the same arrivals give the
-same bytes, killed and resumed or not. A snapshot holds how many lines there were.
+same bytes, killed and resumed or not. A snapshot holds the file's mark.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from everview.pipeline.runs.atomic import disk_errors, replacing
+from everview.pipeline.runs.appended import AppendedFile
 
 FILE_NAME = "events.jsonl"
 
 
-class EventLog:
-    """Appends to a run's events; one that isn't continued starts the file anew."""
+class EventLog(AppendedFile):
+    """A run's events; one that doesn't go on after a mark starts the file anew."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE_NAME
-        self.length = 0
-        self._handle: IO[str] | None = None
+        super().__init__(folder / FILE_NAME)
 
-    def append(self, event: str, **values: Any) -> None:
+    def note(self, event: str, **values: Any) -> None:
         """Write one event; it survives the end of the process."""
-        with disk_errors(self.path):
-            if self._handle is None:
-                self._handle = self.path.open("a" if self.length else "w", encoding="utf-8")
-            self._handle.write(json.dumps({"event": event, **values}, allow_nan=False) + "\n")
-            self._handle.flush()
-        self.length += 1
-
-    def keep_first(self, count: int) -> None:
-        """Go on after the first `count` events: those after them will happen again."""
-        self.close()
-        lines = list(itertools.islice(_lines(self.path), count))
-        self.length = len(lines)
-        if not lines:
-            self.path.unlink(missing_ok=True)
-            return
-        with replacing(self.path) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
-
-    def close(self) -> None:
-        """Close the file; `append` opens it again."""
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
+        self.append((json.dumps({"event": event, **values}, allow_nan=False) + "\n").encode())
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:

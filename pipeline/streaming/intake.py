@@ -109,7 +109,7 @@ class Intake:
 
     def note(self, event: str, **values: Any) -> None:
         """Write an event down."""
-        self.events.append(event, **values, received=self.counts["received"])
+        self.events.note(event, **values, received=self.counts["received"])
 
     def _turns(self, released: Iterable[Released[Turn] | Gap]) -> list[Turn]:
         turns = []
@@ -155,7 +155,6 @@ class Intake:
         ]
         return {
             "counts": dict(self.counts),
-            "events": self.events.length,
             "window": self._window.to_facts(),
             "waiting": waiting,
             "clock": {"last_s": self._clock.last_s, "intervals": self._clock.intervals},
@@ -175,7 +174,6 @@ class Intake:
     def restore(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Go on from `to_facts` and `to_tensors`; events after them happen again."""
         self.counts = Counter(facts["counts"])
-        self.events.keep_first(int(facts["events"]))
         now = time.monotonic()
         numbers = [int(number) for number in facts["window"]["held"]]
         turns = []

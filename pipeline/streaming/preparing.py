@@ -32,10 +32,10 @@ def is_held_out(frame: Frame, every: int) -> bool:
     return every > 0 and frame.index % every == 0
 
 
-def readable_again(capture: Capture, indices: list[int]) -> list[int]:
+def readable_again(capture: Capture, indices: np.ndarray) -> np.ndarray:
     """Those of the frames that can be read a second time: all, but not all of a live stream's."""
     if isinstance(capture, KeptFrames):
-        return [index for index in indices if index in capture]
+        return indices[np.isin(indices, capture.indices())]
     return indices
 
 

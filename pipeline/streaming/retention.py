@@ -8,25 +8,73 @@ yet, and the stream's length is a lower bound.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 from everview.datasets.captures import Frame
 from everview.pipeline.evaluation.image_metrics import psnr
+from everview.pipeline.streaming.sampled import Sampled
+
+_LEAST_GAIN_DB = 0.5
+
+
+@dataclass
+class HalfLife:
+    """Chunks until the first chunk's gain over `floor` has halved, from R(1), R(2), ... as they
+    come: linear between the chunks where the half is crossed first."""
+
+    floor: float
+    first: float | None = None
+    last: float = 0.0
+    count: int = 0
+    chunks: float | None = None
+
+    def add(self, value: float) -> None:
+        """The next chunk's, in dB."""
+        if self.first is None:
+            self.first = value
+        half = self.floor + (self.first - self.floor) / 2
+        if self.chunks is None and self.count and value <= half and self._is_learned:
+            fraction = (self.last - half) / max(self.last - value, 1e-9)
+            self.chunks = self.count - 1 + fraction
+        self.last = value
+        self.count += 1
+
+    def result(self) -> tuple[float | None, str]:
+        """In chunks, or None and the reason."""
+        if self.first is None or self.count < 2:
+            return None, "the stream has fewer than two chunks, so nothing could be forgotten"
+        if not self._is_learned:
+            gain = self.first - self.floor
+            return None, f"the first chunk was never learned: {gain:.2f} dB above its mean colour"
+        if self.chunks is None:
+            return None, f"more than half of the gain is left after {self.count - 1} further chunks"
+        return self.chunks, ""
+
+    @property
+    def _is_learned(self) -> bool:
+        return self.first is not None and self.first - self.floor >= _LEAST_GAIN_DB
 
 
 @dataclass
 class RetentionProbe:
     """The first chunk's frames that are drawn again, and what that gave so far.
 
-    frames: at most a few, as resized. curve: R(1), R(2), ... in dB, mean over the frames.
+    frames: at most a few, as resized. curve: of R(1), R(2), ... in dB, mean over the frames, evenly
+    taken. half: what all of them say.
     """
 
     frames: tuple[Frame, ...] = ()
-    curve: list[float] = field(default_factory=list)
+    curve: Sampled = field(default_factory=Sampled)
+    half: HalfLife = field(init=False)
+
+    def __post_init__(self) -> None:
+        colours = [mean_colour_psnr(frame.image) for frame in self.frames]
+        self.half = HalfLife(float(np.mean(colours)) if colours else 0.0)
 
     @staticmethod
     def choose(chunk: Sequence[Frame], count: int) -> RetentionProbe:
@@ -34,18 +82,33 @@ class RetentionProbe:
         places = np.linspace(0, len(chunk) - 1, min(count, len(chunk))).round().astype(int)
         return RetentionProbe(tuple(chunk[place] for place in np.unique(places)))
 
-    def measure(self, draw: Callable[[Frame], np.ndarray]) -> None:
-        """Add one point; draw: a frame's camera and time to the picture the memory alone gives."""
-        if self.frames:
-            values = [image_psnr(draw(frame), frame.image) for frame in self.frames]
-            self.curve.append(float(np.mean(values)))
+    def measure(self, draw: Callable[[Frame], np.ndarray]) -> float | None:
+        """Add one point, and return it; draw: a frame's camera and time to the picture the memory
+        alone gives. None when nothing is probed."""
+        if not self.frames:
+            return None
+        value = float(np.mean([image_psnr(draw(frame), frame.image) for frame in self.frames]))
+        self.curve.add(value)
+        self.half.add(value)
+        return value
 
     def half_life(self) -> tuple[float | None, str]:
         """In chunks, or None and the reason."""
         if not self.frames:
             return None, "retention was not probed"
-        floor = float(np.mean([mean_colour_psnr(frame.image) for frame in self.frames]))
-        return half_life_chunks(self.curve, floor)
+        return self.half.result()
+
+    def to_facts(self) -> dict[str, Any]:
+        """For a snapshot; `frames` are the caller's to keep."""
+        half = {"first": self.half.first, "last": self.half.last, "chunks": self.half.chunks}
+        return {"curve": self.curve.to_facts(), "half": half | {"count": self.half.count}}
+
+    @staticmethod
+    def from_facts(facts: Mapping[str, Any], frames: Sequence[Frame]) -> RetentionProbe:
+        """Inverse of `to_facts`."""
+        made = RetentionProbe(tuple(frames), Sampled.from_facts(facts["curve"]))
+        made.half = HalfLife(made.half.floor, **facts["half"])
+        return made
 
 
 def image_psnr(image: np.ndarray, truth: np.ndarray) -> float:
@@ -58,21 +121,3 @@ def mean_colour_psnr(truth: np.ndarray) -> float:
     """PSNR of the frame's own mean colour: what remembering nothing but the tone reaches."""
     mean = truth.reshape(-1, 3).mean(axis=0).round().astype(np.uint8)
     return image_psnr(np.broadcast_to(mean, truth.shape), truth)
-
-
-def half_life_chunks(curve: list[float], floor: float) -> tuple[float | None, str]:
-    """Chunks until the first chunk's gain over `floor` has halved, and a reason if unknown.
-
-    curve: R(1), R(2), ... Linear between the chunks where the half is crossed.
-    """
-    if len(curve) < 2:
-        return None, "the stream has fewer than two chunks, so nothing could be forgotten"
-    gain = curve[0] - floor
-    if gain < 0.5:
-        return None, f"the first chunk was never learned: {gain:.2f} dB above its mean colour"
-    half = floor + gain / 2
-    for index in range(1, len(curve)):
-        if curve[index] <= half:
-            fraction = (curve[index - 1] - half) / max(curve[index - 1] - curve[index], 1e-9)
-            return index - 1 + fraction, ""
-    return None, f"more than half of the gain is left after {len(curve) - 1} further chunks"

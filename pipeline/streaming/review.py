@@ -99,12 +99,10 @@ class HeldOutReview:
         self._depth.write(name, view.depth, view.confidence)
 
 
-def evenly(indices: list[int], most: int) -> list[int]:
+def evenly(indices: Sequence[int] | np.ndarray, most: int) -> list[int]:
     """At most `most` of the indices, evenly taken, the first and the last among them."""
-    if len(indices) <= most:
-        return list(indices)
-    places = np.linspace(0, len(indices) - 1, most).round().astype(int)
-    return [indices[place] for place in np.unique(places)]
+    places = np.linspace(0, len(indices) - 1, min(most, len(indices))).round().astype(int)
+    return [int(indices[place]) for place in np.unique(places)]
 
 
 def _tensor(image: np.ndarray) -> torch.Tensor:

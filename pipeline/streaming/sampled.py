@@ -28,6 +28,11 @@ class Sampled:
                 self.stride *= 2
         self.seen += 1
 
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Places among all, from 0, and the values there, float64."""
+        values, stride = np.array(self.values, np.float64), self.stride
+        return np.arange(len(values), dtype=np.float64) * stride, values
+
     def percentile(self, percent: float) -> float:
         """Of what was taken; NaN of nothing."""
         return float(np.percentile(self.values, percent)) if self.values else math.nan

@@ -14,7 +14,7 @@ from everview.models.state import SceneState
 from everview.models.weight_files import WeightsError, load_model
 from everview.pipeline.errors import EnvironmentUnfit, InputRejected
 from everview.pipeline.rendering.renderer import Renderer
-from everview.pipeline.rendering.survey import Survey, survey
+from everview.pipeline.rendering.survey import MOST_SURVEYED, Survey, survey
 from everview.pipeline.runs import read_run
 from everview.pipeline.streaming.frame_tensors import under_prefix
 from everview.pipeline.streaming.published import read_state, renderer_of
@@ -62,8 +62,9 @@ def open_scene(run: Path, weights: str | None = None, device: str = "auto") -> S
         raise InputRejected(f"{run} holds no snapshot yet: let its stream absorb a chunk first")
     name = weights or snapshot.facts["weights"]["name"]
     model = open_model(name, device)
-    trajectory = Trajectory.from_tensors(snapshot.trajectory)
-    first = trajectory.observed()[0]
+    trajectory = Trajectory.of_run(run, snapshot.facts["appended"])
+    first = trajectory.first()
+    assert first is not None  # no snapshot before the first chunk
     state = read_state(snapshot, model, name)
     assert state.gauge is not None
     held = under_prefix("segments", snapshot.frames)
@@ -76,7 +77,7 @@ def open_scene(run: Path, weights: str | None = None, device: str = "auto") -> S
         trajectory=trajectory,
         scale=snapshot.facts["scale"],
         weights_name=name,
-        short_side=min(first.width, first.height),
+        short_side=min(first.camera.width, first.camera.height),
     )
 
 
@@ -84,7 +85,8 @@ def survey_stream(trajectory: Trajectory, state: SceneState) -> Survey:
     """The layout of a stream; where its cameras share no focus, the gauge says how far it is."""
     assert state.gauge is not None
     distance = float(1 / state.gauge.scale[0])
-    return survey(trajectory.observed(), trajectory.observed_times(), distance)
+    seen = trajectory.evenly(MOST_SURVEYED, is_held_out=False)
+    return survey([each.camera for each in seen], [each.time_s for each in seen], distance)
 
 
 def open_model(weights: str, device: str = "auto") -> SceneModel:

@@ -35,7 +35,9 @@ from everview.pipeline.errors import InputRejected
 from everview.pipeline.posing.odometer import Odometer
 from everview.pipeline.rendering.renderer import RenderedView, image_tensor, time_tensor
 from everview.pipeline.runs import FrameLog
+from everview.pipeline.runs.appended import AppendedFile, Mark
 from everview.pipeline.streaming.arrivals import Arrival
+from everview.pipeline.streaming.chunks import ChunkLog
 from everview.pipeline.streaming.floors import RunningColour
 from everview.pipeline.streaming.foresight import Foreseen, Foresight
 from everview.pipeline.streaming.form import at_size_of, changes_of_form
@@ -59,8 +61,11 @@ from everview.pipeline.streaming.sampled import Sampled
 from everview.pipeline.streaming.segments.renderer import SegmentShelf
 from everview.pipeline.streaming.segments.walk import SegmentedWalk
 from everview.pipeline.streaming.snapshots import Snapshot, commit_snapshot
+from everview.pipeline.streaming.tally import Tally
 from everview.pipeline.streaming.trajectory import Trajectory
 from everview.pipeline.training.precision import mixed_precision
+
+_MOST_WAITING_ROWS = 256
 
 
 class Session:
@@ -85,12 +90,12 @@ class Session:
         self.intake = Intake(policies.order, self.out, odometer)
         self.gate = WriteGate(policies.gate)
         self.foresight = Foresight(policies.prequential.views)
-        self.trajectory = Trajectory()
+        self.trajectory = Trajectory(self.out)
         self.colour = RunningColour()
         self.retention = RetentionProbe()
         self.geometry = geometry
-        self.chunk_sizes: list[int] = []
-        self.refused: Counter[str] = Counter()
+        self.chunks = ChunkLog(self.out)
+        self.refused = Tally()
         self.counts: Counter[str] = Counter()
         self.num_seen = 0
         self.cursor: dict[str, Any] | None = None
@@ -104,7 +109,6 @@ class Session:
         self._shelf = SegmentShelf(self.out, model, room, self._answer)
         self._pending: list[Pending] = []
         self._waiting_rows: list[dict[str, Any]] = []
-        self._num_rows = 0
         self._log = FrameLog(self.out)
         self._snapshot_at = time.monotonic()
 
@@ -152,8 +156,9 @@ class Session:
         if self._pending:
             self._absorb()
         self._flush_rows([])
-        self._log.close()
-        self.intake.events.close()
+        self.trajectory.close()
+        for file in self._appended():
+            file.close()
 
     def _take(self, turn: Turn) -> Verdict:
         """An arrival whose turn it is."""
@@ -177,6 +182,8 @@ class Session:
             self.intake.note("gave way", sequence=arrival.sequence, reason=verdict.reason)
         if not verdict.is_written:
             self._waiting_rows.append(pending.row())
+            if not self._pending or len(self._waiting_rows) == _MOST_WAITING_ROWS:
+                self._flush_rows([])
             return verdict
         for event, facts in changes:
             self.intake.count(event, sequence=arrival.sequence, **facts)
@@ -196,7 +203,7 @@ class Session:
     def _count(self, verdict: Verdict) -> None:
         self.counts[verdict.kind] += 1
         if not verdict.is_written:
-            self.refused[verdict.reason] += 1
+            self.refused.count(verdict.reason)
 
     def _predict(self, frame: Frame) -> np.ndarray | None:
         """What the memory expects a frame's camera to see; the gate asks when it doubts."""
@@ -217,7 +224,7 @@ class Session:
     @property
     def num_chunks(self) -> int:
         """Chunks absorbed."""
-        return len(self.chunk_sizes)
+        return self.chunks.count
 
     def render(self, camera: Camera, time_s: float | None = None) -> RenderedView:
         """The scene from `camera` (sides multiples of the patch) at `time_s`, as of now."""
@@ -250,8 +257,7 @@ class Session:
         state_verdict = self._observe(chunk)
         done = time.monotonic()
         self.absorb_s += done - begin
-        number = len(self.chunk_sizes)
-        self.chunk_sizes.append(len(chunk))
+        number = self.num_chunks
         facts = {"chunk": number, "state_mib": self.state_mib(), "rss_mib": resident_mib()}
         facts["absorb_ms"] = 1e3 * (done - begin)
         self.chunk_latencies.add(facts["absorb_ms"])
@@ -271,8 +277,10 @@ class Session:
         self._flush_rows(rows)
         if number == 0 and self.policies.retention_views:
             self.retention = RetentionProbe.choose(chunk, self.policies.retention_views)
+        kept = None
         if self._published is not None:
-            self.retention.measure(self._draw_from_memory)
+            kept = self.retention.measure(self._draw_from_memory)
+        self.chunks.add(len(chunk), "full", retention_psnr=kept)
         if self.geometry is not None and state_verdict.is_written:
             self.geometry.learn(
                 chunk,
@@ -284,7 +292,7 @@ class Session:
 
     def _observe(self, chunk: Sequence[Frame]) -> Verdict:
         """The chunk through the model; publishes the new state unless the gate refuses it."""
-        number, before = len(self.chunk_sizes), self._published
+        number, before = self.num_chunks, self._published
         distance = self.segments.leaves(chunk)
         gauge, seam = None, []
         if before is None or distance is not None:
@@ -350,10 +358,10 @@ class Session:
         return self.published.renderer.memory_image(frame.camera, frame.time_s)
 
     def _flush_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Write rows in the sender's order, those of rejected frames among them."""
+        """Write rows in the sender's order, those of rejected frames among them (unless there are
+        hundreds: those don't wait)."""
         for row in sorted([*self._waiting_rows, *rows], key=lambda row: row["sequence"]):
-            self._log.append(row)
-            self._num_rows += 1
+            self._log.add(row)
         self._waiting_rows = []
 
     # --- snapshots ---
@@ -381,10 +389,11 @@ class Session:
             frames |= with_prefix("fused", self.geometry.to_tensors())
         state, state_facts = state_to_tensors(self._published.state)
         facts = {
-            "num_chunks": len(self.chunk_sizes),
+            "num_chunks": self.num_chunks,
             "num_frames": self.num_seen,
             "received": self.intake.counts["received"],
-            "chunk_sizes": self.chunk_sizes,
+            "chunks": self.chunks.to_facts(),
+            "appended": self._marks(),
             "pending": [[p.sequence, asdict(p.verdict)] for p in self._pending],
             "cursor": self.cursor,
             "scale": self.world.scale,
@@ -395,39 +404,40 @@ class Session:
             "gate": self.gate.to_facts(),
             "foresight": self.foresight.to_facts(),
             "geometry": None if self.geometry is None else self.geometry.to_facts(),
-            "retention": self.retention.curve,
+            "retention": self.retention.to_facts(),
             "colour": self.colour.to_facts(),
             "refused": dict(self.refused),
             "counts": dict(self.counts),
             "waiting_rows": self._waiting_rows,
-            "rows": self._num_rows,
             "absorb_s": self.absorb_s,
             "latencies": self.latencies.to_facts(),
             "chunk_latencies": self.chunk_latencies.to_facts(),
         }
-        made = commit_snapshot(
-            self.out, Snapshot(state, frames, self.trajectory.to_tensors(), facts)
-        )
+        made = commit_snapshot(self.out, Snapshot(state, frames, facts))
         if self.geometry is not None:
             self.geometry.show(self.out)
         self._snapshot_at = time.monotonic()
         return made
 
+    def start_over(self) -> None:
+        """Remove what an attempt without a snapshot left: its frames come again."""
+        self.trajectory.start_over()
+        for file in self._appended():
+            file.start_over()
+
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot. Raises InputRejected when other weights wrote it."""
         facts = snapshot.facts
         state = read_state(snapshot, self.model, self.weights_name)
-        if "intake" not in facts:
-            raise InputRejected(
-                "the snapshot was made before frames had numbers: render it, or stream with --fresh"
-            )
-        self.chunk_sizes = [int(size) for size in facts["chunk_sizes"]]
+        self.chunks.restore(facts["chunks"])
         self.gauge = state.gauge
         assert self.gauge is not None
         held = under_prefix("segments", snapshot.frames)
         self.segments.restore(facts.get("segments"), held, self.gauge)
-        self._publish(state, len(self.chunk_sizes))
-        self.trajectory = Trajectory.from_tensors(snapshot.trajectory)
+        self._publish(state, self.num_chunks)
+        self.trajectory.go_on_after(facts["appended"])
+        for file in self._appended():
+            file.go_on_after(Mark.of(facts["appended"][file.path.name]))
         self.colour = RunningColour.from_facts(facts["colour"])
         self.cursor = facts["cursor"]
         pending = frames_from_tensors(under_prefix("pending", snapshot.frames))
@@ -436,7 +446,7 @@ class Session:
             for frame, (number, verdict) in zip(pending, facts["pending"], strict=True)
         ]
         probe = frames_from_tensors(under_prefix("probe", snapshot.frames))
-        self.retention = RetentionProbe(tuple(probe), [float(r) for r in facts["retention"]])
+        self.retention = RetentionProbe.from_facts(facts["retention"], probe)
         last = {
             name: next(iter(frames_from_tensors(under_prefix(name, snapshot.frames))), None)
             for name in ("previous", "written")
@@ -447,14 +457,21 @@ class Session:
         if self.geometry is not None:
             fused = under_prefix("fused", snapshot.frames)
             self.geometry.restore(facts.get("geometry"), fused)
-        self.refused, self.counts = Counter(facts["refused"]), Counter(facts["counts"])
+        self.refused, self.counts = Tally(facts["refused"]), Counter(facts["counts"])
         self.num_seen = int(facts["num_frames"])
         self._waiting_rows = list(facts["waiting_rows"])
         self.absorb_s = facts["absorb_s"]
         self.latencies = Sampled.from_facts(facts["latencies"])
         self.chunk_latencies = Sampled.from_facts(facts["chunk_latencies"])
-        self._num_rows = int(facts["rows"])
-        self._log.keep_first(self._num_rows)
+
+    def _appended(self) -> tuple[AppendedFile, ...]:
+        """Files of the run that grow with the stream, beside the trajectory's."""
+        return self._log, self.intake.events, self.chunks
+
+    def _marks(self) -> dict[str, Any]:
+        """How much of all such files belongs to a snapshot made now."""
+        marks = {file.path.name: asdict(file.mark()) for file in self._appended()}
+        return marks | self.trajectory.marks()
 
 
 def _known(frame: Frame | None) -> list[Frame]:

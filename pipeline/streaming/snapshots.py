@@ -4,15 +4,17 @@
         state.safetensors         the state, gauge and clock included
         frames.safetensors        frames that wait for their turn or for their chunk to fill, the
                                   last one written, and those kept for probes
-        trajectory.safetensors    cameras and times of all frames so far
-        session.json              counters, capture cursor, chunk sizes, what the window and the
-                                  gate remember, weights' name and hash
+        session.json              counters, capture cursor, what the window and the gate remember,
+                                  weights' name and hash; the marks of the run's files that only
+                                  grow: trajectory, rows, events, chunks
         MANIFEST.json             size and blake2b-128 of each file above
 
 A commit is written under a temporary name, flushed, and renamed: the directory is there with a
 manifest that verifies, or it does not count. The newest good one is used; a bad one is set aside
-under `bad-*` and named. The last two are kept. Archived segments (`segments/`) are written before
-the snapshot that names them, and a snapshot whose segments don't verify is a bad one.
+under `bad-*` and named. The last two are kept. A file that only grows belongs to a commit up to its
+mark, so a commit costs the same however long the stream is; one whose mark doesn't verify is bad.
+Archived segments (`segments/`) are written before the snapshot that names them, and a snapshot whose
+segments don't verify is a bad one.
 """
 
 from __future__ import annotations
@@ -31,24 +33,29 @@ from torch import Tensor
 
 from everview.pipeline.errors import InputRejected
 from everview.pipeline.runs import disk_errors
+from everview.pipeline.runs.appended import Mark, check_mark
 from everview.pipeline.streaming.segments.archive import check_archived
 
 FOLDER = "snapshot"
 MANIFEST = "MANIFEST.json"
-SCHEMA = 1
+SCHEMA = 2
+_EARLIER = (1,)
 
 _KEPT = 2
-_TENSOR_FILES = ("state", "frames", "trajectory")
+_TENSOR_FILES = ("state", "frames")
 _MAX_JSON_BYTES = 64 * 2**20
+
+
+class EarlierSnapshot(InputRejected):
+    """A snapshot of an earlier version: not damaged, but not of use any more."""
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """The content of one commit: three named groups of tensors and plain JSON facts."""
+    """The content of one commit: two named groups of tensors and plain JSON facts."""
 
     state: dict[str, Tensor]
     frames: dict[str, Tensor]
-    trajectory: dict[str, Tensor]
     facts: dict[str, Any]
     set_aside: tuple[str, ...] = field(default=())
     """sentences about newer commits that did not verify"""
@@ -93,13 +100,15 @@ def load_snapshot(run: Path) -> Snapshot | None:
     """The newest commit of a run that verifies; None when none was ever made.
 
     Damaged newer ones are renamed to `bad-*` and named in `set_aside`. Raises InputRejected when
-    commits exist and none verifies.
+    commits exist and none verifies, or an earlier version made them.
     """
     root = run / FOLDER
     complaints: list[str] = []
     for commit in reversed(_commits(root)):
         try:
             return _read(commit, tuple(complaints))
+        except EarlierSnapshot:
+            raise
         except InputRejected as error:
             complaints.append(str(error))
             os.replace(commit, root / f"bad-{commit.name}-{uuid.uuid4().hex[:4]}")
@@ -116,6 +125,11 @@ def verify_commit(commit: Path) -> None:
     """Compare a commit with its manifest, sizes first. Raises InputRejected naming the file."""
     manifest = _read_json(commit / MANIFEST)
     files = manifest.get("files")
+    if manifest.get("schema") in _EARLIER:
+        raise EarlierSnapshot(
+            f"{commit} was made by an earlier version, which kept the trajectory elsewhere: stream "
+            "again with --fresh"
+        )
     if manifest.get("schema") != SCHEMA or not isinstance(files, dict):
         raise InputRejected(f"{commit / MANIFEST} is not a manifest of schema {SCHEMA}")
     needed = {f"{name}.safetensors" for name in _TENSOR_FILES} | {"session.json"}
@@ -136,6 +150,10 @@ def verify_commit(commit: Path) -> None:
 def _read(commit: Path, set_aside: tuple[str, ...]) -> Snapshot:
     verify_commit(commit)
     facts = _read_json(commit / "session.json")
+    for name, mark in facts["appended"].items():
+        file = commit.parent.parent / name
+        if file.exists():  # the rows of a complete run are a table by now
+            check_mark(file, Mark.of(mark))
     # a snapshot is one unit with the segments that it names
     check_archived(commit.parent.parent, (facts.get("segments") or {}).get("files", ()))
     groups = {name: load_file(commit / f"{name}.safetensors") for name in _TENSOR_FILES}

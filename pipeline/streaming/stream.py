@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from everview.datasets.errors import DataError
 from everview.kernels.backend import backends_in_use
 from everview.models.scene_model import SceneModel
@@ -176,7 +174,7 @@ def _open_session(
     )
     snapshot, journal = load_snapshot(run.path), run.path / JOURNAL_NAME
     if snapshot is None:
-        journal.unlink(missing_ok=True)  # rows of frames that come again
+        session.start_over()
         return session
     if journal.exists():
         # the journal is removed last, so a table beside it is of an interrupted attempt
@@ -256,7 +254,7 @@ def _note_stream(run: RunDirectory, session: Session, source: Source, counts: Qu
         segments=session.segments.to_facts(),
         stream={
             "frames": len(session.trajectory),
-            "chunk_sizes": session.chunk_sizes,
+            "chunks": session.chunks.to_facts(),
             "refused": dict(session.refused),
             "counts": session.account(),
             "skipped": [{"name": skip.name, "reason": skip.reason} for skip in source.skipped],
@@ -270,29 +268,29 @@ def _write_results(
     run: RunDirectory, session: Session, exported: Exported, source: str, counts: QueueCounts
 ) -> dict[str, Any]:
     """metrics.json and frames.parquet."""
-    absorbed = sum(session.chunk_sizes)
+    absorbed = session.chunks.frames
     half_life, why = session.retention.half_life()
-    latencies = np.asarray(session.latencies_ms)
     missing = dict(exported.missing)
     if half_life is None:
         missing["retention_half_life_chunks"] = why
     details = exported.values["details"] | {
-        "retention_psnr": session.retention.curve,
+        "retention_psnr": session.retention.curve.values,
+        "retention_stride": session.retention.curve.stride,
         "chunks": session.num_chunks,
         "frames_observed": absorbed,
         "frames_refused": dict(session.refused),
         "counts": session.account(),
         "prequential": session.foresight.to_facts(),
         "segments": session.segments.to_facts(),
-        "chunk_ms_p50": float(np.percentile(session.chunk_latencies.values, 50)),
-        "chunk_ms_p95": float(np.percentile(session.chunk_latencies.values, 95)),
+        "chunk_ms_p50": session.chunk_latencies.percentile(50),
+        "chunk_ms_p95": session.chunk_latencies.percentile(95),
         "queue": asdict(counts),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     values = exported.values | {
         "frames_per_s": absorbed / max(session.absorb_s, 1e-9),
-        "latency_ms_p50": float(np.percentile(latencies, 50)),
-        "latency_ms_p95": float(np.percentile(latencies, 95)),
+        "latency_ms_p50": session.latencies.percentile(50),
+        "latency_ms_p95": session.latencies.percentile(95),
         "peak_rss_mib": peak_rss_mib(),
         "state_mib": session.state_mib(),
         "retention_half_life_chunks": half_life,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from everview.pipeline.viewing.history import History, thinned
+from everview.pipeline.streaming.sampled import Sampled
+from everview.pipeline.viewing.history import History
 
 if TYPE_CHECKING:
     from viser import ViserServer
@@ -42,7 +43,7 @@ class Charts:
         self._charts = [_empty_chart(server, plan) for plan in _PLANS]
         self._counts = server.gui.add_html("")
 
-    def update(self, history: History, retention: list[float], counts: Mapping[str, int]) -> None:
+    def update(self, history: History, retention: Sampled, counts: Mapping[str, int]) -> None:
         """Show these numbers; a chart without two points stays away."""
         for plan, chart in zip(_PLANS, self._charts, strict=True):
             data = _chart_data(plan, history, retention)
@@ -79,12 +80,10 @@ def _empty_chart(server: ViserServer, plan: _Plan) -> Any:
     )
 
 
-def _chart_data(
-    plan: _Plan, history: History, retention: list[float]
-) -> tuple[np.ndarray, ...] | None:
+def _chart_data(plan: _Plan, history: History, retention: Sampled) -> tuple[np.ndarray, ...] | None:
     """x and one array a series, of one length; None while there are fewer than two points."""
     if plan.across == "chunk":
-        curves = [thinned(retention)]
+        curves = [retention.arrays()]
     else:
         curves = [history.curves[name].arrays() for name in plan.names]
     across = np.unique(np.concatenate([places for places, _ in curves]))

@@ -87,13 +87,6 @@ class JournalTail:
         return [row for line in piece[:end].splitlines() if (row := _row(line))], began_anew
 
 
-def thinned(values: list[float], most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """Places and values of a curve, at most about `most`, the last among them."""
-    step = -(-len(values) // most) or 1
-    places = np.arange(len(values) - 1, -1, -step)[::-1]
-    return places.astype(np.float64), np.asarray(values, np.float64)[places]
-
-
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(line)

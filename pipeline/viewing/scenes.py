@@ -16,6 +16,7 @@ from everview.pipeline.rendering.renderer import Renderer
 from everview.pipeline.rendering.survey import Survey, survey
 from everview.pipeline.runs import read_frames, read_metrics, read_run
 from everview.pipeline.streaming.published import Published
+from everview.pipeline.streaming.sampled import Sampled
 from everview.pipeline.streaming.scenes import StreamedScene, open_scene
 from everview.pipeline.streaming.session import Session
 from everview.pipeline.streaming.snapshots import load_snapshot
@@ -57,7 +58,7 @@ class Viewable(Protocol):
     def layout(self) -> Survey | None: ...
     def patch(self) -> int: ...
     def counts(self) -> dict[str, int]: ...
-    def retention(self) -> list[float]: ...
+    def retention(self) -> Sampled: ...
     def advance(self) -> None: ...
 
 
@@ -103,7 +104,7 @@ class RunScene:
             return dict(self.history.gate)
         return {str(key): int(value) for key, value in counts.items() if isinstance(value, int)}
 
-    def retention(self) -> list[float]:
+    def retention(self) -> Sampled:
         """PSNR of the first chunk after each chunk, dB."""
         return self._retention
 
@@ -162,9 +163,9 @@ class LiveScene:
         """What became of all that arrived."""
         return self._session.account()
 
-    def retention(self) -> list[float]:
+    def retention(self) -> Sampled:
         """PSNR of the first chunk after each chunk so far, dB."""
-        return list(self._session.retention.curve)
+        return self._session.retention.curve
 
     def advance(self) -> None:
         """Read the rows that were written since the last time."""
@@ -174,14 +175,18 @@ class LiveScene:
         self.history.add(rows)
 
 
-def _retention_of(run: Path) -> list[float]:
+def _retention_of(run: Path) -> Sampled:
     """From the run's metrics, or from its snapshot where it has none yet."""
     try:
         details = (read_metrics(run) or {}).get("details")
-        values = details.get("retention_psnr") if isinstance(details, dict) else None
-        if values is None:
-            snapshot = load_snapshot(run)
-            values = snapshot.facts["retention"] if snapshot is not None else []
+        if isinstance(details, dict) and isinstance(values := details.get("retention_psnr"), list):
+            known = [float(value) for value in values if isinstance(value, int | float)]
+            return Sampled(known, int(details.get("retention_stride") or 1), len(known))
+        snapshot = load_snapshot(run)
+        return (
+            Sampled()
+            if snapshot is None
+            else Sampled.from_facts(snapshot.facts["retention"]["curve"])
+        )
     except InputRejected:
-        return []
-    return [float(value) for value in values if isinstance(value, int | float)]
+        return Sampled()

@@ -51,6 +51,7 @@ class Streamed:
         """Of the run in `out`; has_numbers: with the numbers of its rows."""
         from everview.pipeline.runs import read_frames
         from everview.pipeline.streaming.events import read_events
+        from everview.pipeline.streaming.trajectory import NAMES_NAME, ROWS_NAME
 
         commits = [path for path in (out / "snapshot").iterdir() if path.name[:1].isdigit()]
         last = max(commits, key=lambda path: tuple(map(int, path.name.split("-"))))
@@ -63,7 +64,7 @@ class Streamed:
         metrics = json.loads((out / "metrics.json").read_text())
         return Streamed(
             (last / "state.safetensors").read_bytes(),
-            (last / "trajectory.safetensors").read_bytes(),
+            (out / ROWS_NAME).read_bytes() + (out / NAMES_NAME).read_bytes(),
             tuple(rows),
             tuple(read_events(out)),
             metrics["details"]["counts"],

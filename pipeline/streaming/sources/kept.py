@@ -37,8 +37,9 @@ class KeptFrames(Capture):
         self._files = {int(file.stem): file for file in self.folder.glob("*.safetensors")}
         self._let_go()  # an attempt may have been killed while it did
 
-    def __contains__(self, index: int) -> bool:
-        return index in self._files
+    def indices(self) -> list[int]:
+        """Of the frames that are here."""
+        return list(self._files)
 
     def add(self, frame: Frame) -> None:
         """Keep a frame that has a camera, unless its block is one of those left out."""

@@ -208,7 +208,7 @@ def test_meshlab_gets_points_with_normals_towards_the_cameras(streamed, tmp_path
     cloud = read_ply(tmp_path / "out" / "meshlab" / "points.ply")
     assert np.allclose(np.linalg.norm(cloud.normals, axis=1), 1, atol=1e-4)
     centres = np.stack(
-        [camera.centre for camera in open_streamed_run(streamed).trajectory.cameras()]
+        [seen.camera.centre for seen in open_streamed_run(streamed).trajectory.seen()]
     )
     towards = centres.mean(axis=0) - cloud.points
     assert (np.einsum("ni,ni->n", cloud.normals, towards) > 0).mean() > 0.9

@@ -261,20 +261,22 @@ def test_metrics_have_every_name_and_a_reason_for_every_null():
 def test_frame_rows_survive_a_kill_and_continue_after_the_snapshot(tmp_path):
     log = FrameLog(tmp_path)
     for index in range(6):
-        log.append({"id": index, "name": f"f{index}", "latency_ms": 1.5 * index})
-    with log.journal.open("a") as handle:
+        log.add({"id": index, "name": f"f{index}", "latency_ms": 1.5 * index})
+        if index == 3:
+            mark = log.mark()
+    with log.path.open("a") as handle:
         handle.write('{"id": 6, "na')
     resumed = FrameLog(tmp_path)
     assert [row["id"] for row in read_frames(tmp_path)] == list(range(6))
-    resumed.keep_first(4)
-    resumed.append({"id": 4, "latency_ms": 9.0})
+    resumed.go_on_after(mark)
+    resumed.add({"id": 4, "latency_ms": 9.0})
     resumed.finish()
     rows = read_frames(tmp_path)
     assert [row["id"] for row in rows] == [0, 1, 2, 3, 4]
     assert rows[4]["latency_ms"] == 9.0
-    assert not resumed.journal.exists()
+    assert not resumed.path.exists()
     with pytest.raises(ValueError, match="lateness"):
-        resumed.append({"id": 5, "lateness": 1})
+        resumed.add({"id": 5, "lateness": 1})
 
 
 def test_peak_memory_is_in_mib():

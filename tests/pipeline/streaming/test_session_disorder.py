@@ -15,6 +15,7 @@ from everview.pipeline.streaming.events import read_events
 from everview.pipeline.streaming.policies import Order, Prequential, StreamPolicies
 from everview.pipeline.streaming.session import Session, World
 from everview.pipeline.streaming.snapshots import load_snapshot
+from everview.pipeline.streaming.trajectory import NAMES_NAME, ROWS_NAME
 
 _TIMED = ("latency_ms", "absorb_ms", "rss_mib")
 
@@ -43,8 +44,8 @@ def left_by(session):
         name: tensor.numpy().tobytes()
         for name, tensor in state_to_tensors(session.published.state)[0].items()
     }
-    trajectory = {k: v.numpy().tobytes() for k, v in session.trajectory.to_tensors().items()}
-    return state, rows, trajectory, session.retention.curve, session.foresight
+    trajectory = [(session.out / name).read_bytes() for name in (ROWS_NAME, NAMES_NAME)]
+    return state, rows, trajectory, session.retention.curve.values, session.foresight
 
 
 def arrivals(frames, numbers):

@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from everview.datasets.errors import DataError
 from everview.pipeline.errors import UsageError
 from everview.pipeline.runs import read_frames
+from everview.pipeline.streaming.chunks import read_chunks
 from everview.pipeline.streaming.snapshots import FOLDER, load_snapshot
 from everview.pipeline.streaming.stream import stream_capture
+from everview.pipeline.streaming.trajectory import NAMES_NAME, ROWS_NAME
 
 pytestmark = pytest.mark.usefixtures("without_lpips")
 
@@ -93,7 +95,8 @@ def test_a_stream_leaves_the_whole_run_directory(config, tmp_path):
     record = json.loads((result.run / "run.json").read_text())
     assert record["status"] == "done"
     assert record["gauge"]["rule"] == "focus distance"
-    assert record["stream"]["chunk_sizes"] == [4, 4, 4, 4]
+    assert record["stream"]["chunks"] == {"count": 4, "frames": 16, "closed": {"full": 4}}
+    assert [chunk["frames"] for chunk in read_chunks(result.run)] == [4, 4, 4, 4]
     metrics = json.loads((result.run / "metrics.json").read_text())
     assert metrics["psnr"] > 0
     assert metrics["state_mib"] > 0
@@ -115,11 +118,12 @@ def test_killed_and_resumed_equals_never_killed(config, whole, tmp_path):
     assert json.loads((out / "run.json").read_text())["status"] == "running"
     stream_capture(config, out)
     assert last_state(out) == last_state(whole)
-    for name in ("frames", "trajectory"):
-        left, right = (
-            load_file(max((run / FOLDER).iterdir()) / f"{name}.safetensors") for run in (out, whole)
-        )
-        assert all(left[key].equal(right[key]) for key in right if key != "pending.numbers")
+    left, right = (
+        load_file(max((run / FOLDER).iterdir()) / "frames.safetensors") for run in (out, whole)
+    )
+    assert all(left[key].equal(right[key]) for key in right if key != "pending.numbers")
+    for name in (ROWS_NAME, NAMES_NAME, "chunks.jsonl", "trajectory_tum.txt", "transforms.json"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
     ids = [(row["id"], row["chunk"], row["residual"]) for row in read_frames(out)]
     assert ids == [(row["id"], row["chunk"], row["residual"]) for row in read_frames(whole)]
     left, right = (json.loads((run / "metrics.json").read_text()) for run in (out, whole))

@@ -8,7 +8,7 @@ import numpy as np
 
 from everview.pipeline.runs.frames import JOURNAL_NAME
 from everview.pipeline.viewing.charts import counts_table
-from everview.pipeline.viewing.history import MOST_POINTS, History, JournalTail, thinned
+from everview.pipeline.viewing.history import MOST_POINTS, History, JournalTail
 
 
 def test_a_history_of_a_hundred_thousand_frames_is_no_longer_than_one_of_a_thousand():
@@ -33,13 +33,6 @@ def test_rows_that_are_being_written_are_read_once_they_are_whole(tmp_path):
     assert tail.new_rows() == ([{"id": 2}, {"id": 3}], False)
     journal.write_text(json.dumps({"id": 7}) + "\n")
     assert tail.new_rows() == ([{"id": 7}], True)
-
-
-def test_a_long_curve_keeps_its_last_point():
-    places, values = thinned([float(i) for i in range(5000)])
-    assert len(values) <= MOST_POINTS
-    assert values[-1] == places[-1] == 4999
-    assert len(thinned([])[0]) == 0
 
 
 def test_names_in_a_runs_files_stay_text():

@@ -62,7 +62,7 @@ def test_an_interrupted_run_opens_with_all_that_it_has_seen(interrupted):
     covered = scene.covered()
     assert (covered.num_frames, covered.times_s) == (10, (0.0, pytest.approx(0.9)))
     assert scene.counts() == {"accepted": 8}  # rows of whole chunks
-    assert len(scene.retention()) == 2
+    assert scene.retention().seen == 2
     assert len(scene.history.curves["latency_ms"].values) == 8
 
 
