@@ -83,6 +83,13 @@ class AppendedFile:
             self._handle = None
 
 
+def mark_of(data: bytes) -> Mark:
+    """Of a file that begins with this."""
+    hasher = _hasher()
+    hasher.update(data)
+    return Mark(len(data), hasher.hexdigest())
+
+
 def check_mark(path: Path, mark: Mark) -> Any:
     """Compare the beginning of a file with a mark; returns the hash, ready for more.
 

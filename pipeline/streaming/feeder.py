@@ -32,6 +32,10 @@ class QueueCounts:
     longest: int
 
 
+class EndOfStream(Exception):
+    """Nothing more comes."""
+
+
 class ArrivalQueue:
     """Holds at most `depth` frames, and what stands for frames that were dropped or unreadable.
 
@@ -64,17 +68,15 @@ class ArrivalQueue:
             self._changed.notify_all()
             return not self._is_closed
 
-    def get(self, is_over: Callable[[], bool]) -> Arrival | None:
-        """The next arrival, waiting for it; None at the end of the stream, or when `is_over` says
-        so, which is asked five times a second. Raises the source's error at the end."""
+    def get(self) -> Arrival | None:
+        """The next arrival, waiting for it for a fifth of a second; None when nothing came. Raises
+        the source's error at the end, and EndOfStream where there is none."""
         with self._changed:
-            while not self._items and not self._is_ended and not is_over():
+            if not self._items and not self._is_ended:
                 self._changed.wait(_LOOK_UP_S)
-            if is_over():
-                return None
             if not self._items:
-                if self._error is not None:
-                    raise self._error
+                if self._is_ended:
+                    raise self._error or EndOfStream
                 return None
             arrival = self._items.popleft()
             self._waiting -= arrival.frame is not None
@@ -131,11 +133,23 @@ class Feeder:
         # a stranger's iterator may never come back; its thread ends with the process
         self._thread.join(_STOPPING_S)
 
-    def arrivals(self, is_over: Callable[[], bool] = lambda: False) -> Iterator[Arrival]:
+    def arrivals(
+        self,
+        is_over: Callable[[], bool] = lambda: False,
+        idle: Callable[[], object] = lambda: None,
+    ) -> Iterator[Arrival]:
         """Everything that arrives until the stream ends, or until `is_over` says so (asked while
-        nothing comes, too, so that a silent camera doesn't hold up Ctrl-C)."""
-        while (arrival := self._queue.get(is_over)) is not None:
-            yield arrival
+        nothing comes, too, so that a silent camera doesn't hold up Ctrl-C). idle: called five times
+        a second while nothing comes."""
+        while not is_over():
+            try:
+                arrival = self._queue.get()
+            except EndOfStream:
+                return
+            if arrival is None:
+                idle()
+            else:
+                yield arrival
 
     def counts(self) -> QueueCounts:
         """What went through the queue so far."""

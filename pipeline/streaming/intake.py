@@ -84,6 +84,11 @@ class Intake:
         """For a frame that comes without one."""
         return self._window.next_number
 
+    @property
+    def last_number(self) -> int:
+        """The last one whose turn came or that was given up; -1 before the first."""
+        return self._window.expected - 1
+
     def receive(self, arrival: Arrival, is_held_out: bool) -> tuple[Verdict | None, list[Turn]]:
         """A verdict where it has no turn now, and whatever has one now, in order."""
         offered = self._window.offer(arrival.sequence, Turn(arrival, is_held_out))

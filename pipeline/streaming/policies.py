@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from everview.pipeline.errors import UsageError
+from everview.pipeline.streaming.boundaries import Boundaries
 from everview.pipeline.streaming.gate.thresholds import GateThresholds
 from everview.pipeline.streaming.segments.policy import Segments
 
@@ -44,7 +45,8 @@ class StreamPolicies:
     """How a session runs; the same policies repeat the run. Raises UsageError."""
 
     chunk_frames: int = 8
-    """frames absorbed by one update"""
+    """frames absorbed by one update at most (0: as many as `boundaries.tokens` allow)"""
+    boundaries: Boundaries = field(default_factory=Boundaries)
     retention_views: int = 2
     """frames of the first chunk that are rendered again after every later one, to see what is
     forgotten (0: none)"""
@@ -56,5 +58,8 @@ class StreamPolicies:
     segments: Segments = field(default_factory=Segments)
 
     def __post_init__(self) -> None:
-        if self.chunk_frames < 1:
-            raise UsageError(f"chunk_frames {self.chunk_frames}: a chunk has at least one frame")
+        if self.chunk_frames < (0 if self.boundaries.tokens else 1):
+            raise UsageError(
+                f"chunk_frames {self.chunk_frames}: a chunk has at least one frame (0 leaves its "
+                "size to boundaries.tokens, a budget that must then be given)"
+            )

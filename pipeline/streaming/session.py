@@ -8,8 +8,9 @@
     snapshot / restore  everything needed to go on bit for bit, frames that wait included
     finish  absorbs what waits and what is pending
 
-Chunk boundaries follow from the order of the numbers and the gate's verdicts alone, never from
-arrival times, and are recorded: the same frames give the same state, killed and resumed or not.
+Chunk boundaries follow from the order of the numbers, the frames' own time stamps and the gate's
+verdicts, and are recorded; of what the clock decides (`flushes.py`) the record comes first, and is
+followed. The same frames give the same state, killed and resumed or not.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ from everview.pipeline.rendering.renderer import RenderedView, image_tensor, tim
 from everview.pipeline.runs import FrameLog
 from everview.pipeline.runs.appended import AppendedFile, Mark
 from everview.pipeline.streaming.arrivals import Arrival
+from everview.pipeline.streaming.boundaries import Closed
 from everview.pipeline.streaming.chunks import ChunkLog
 from everview.pipeline.streaming.floors import RunningColour
+from everview.pipeline.streaming.flushes import Flushes
 from everview.pipeline.streaming.foresight import Foreseen, Foresight
 from everview.pipeline.streaming.form import at_size_of, changes_of_form
 from everview.pipeline.streaming.frame_tensors import (
@@ -95,6 +98,7 @@ class Session:
         self.retention = RetentionProbe()
         self.geometry = geometry
         self.chunks = ChunkLog(self.out)
+        self.flushes = Flushes(self.out)
         self.refused = Tally()
         self.counts: Counter[str] = Counter()
         self.num_seen = 0
@@ -111,6 +115,8 @@ class Session:
         self._waiting_rows: list[dict[str, Any]] = []
         self._log = FrameLog(self.out)
         self._snapshot_at = time.monotonic()
+        self._received_at: float | None = None
+        self._seen_before = 0
 
     # --- taking frames in ---
 
@@ -141,6 +147,7 @@ class Session:
         arrives here has its effect once, also across snapshots. Raises DataError as `push` does.
         """
         self.cursor = arrival.cursor or None
+        self._received_at = time.monotonic()
         verdict, turns = self.intake.receive(arrival, is_held_out)
         for turn in turns:
             taken = self._take(turn)
@@ -154,14 +161,47 @@ class Session:
         for turn in self.intake.drain():
             self._take(turn)
         if self._pending:
-            self._absorb()
+            self._absorb("end")
         self._flush_rows([])
         self.trajectory.close()
+        self.flushes.close()
         for file in self._appended():
             file.close()
 
+    def flush_if_silent(self) -> bool:
+        """Absorb what is pending when nothing has come for `boundaries.silence_s`; to be asked now
+        and then while nothing comes. Not before all frames have come again that were here before a
+        kill: there, the flushes that happened are repeated."""
+        limit = self.policies.boundaries.silence_s
+        if not limit or self._received_at is None or not self._pending:
+            return False
+        is_first = self._published is None
+        is_behind = self.flushes.is_repeating or len(self.trajectory) < self._seen_before
+        if is_first or is_behind or time.monotonic() - self._received_at < limit:
+            return False
+        self.flushes.record(self.intake.last_number)
+        self._absorb("silence")
+        return True
+
     def _take(self, turn: Turn) -> Verdict:
         """An arrival whose turn it is."""
+        arrival = turn.arrival
+        while self.flushes.due_before(arrival.sequence):
+            if self._pending:
+                self._absorb("silence")
+        verdict = self._taken(turn)
+        closed = self.policies.boundaries.reached(
+            [pending.frame for pending in self._pending],
+            self.policies.chunk_frames,
+            self.model.config.patch,
+            None if arrival.frame is None else arrival.frame.time_s,
+            is_first=self._published is None,
+        )
+        if closed is not None:
+            self._absorb(closed)
+        return verdict
+
+    def _taken(self, turn: Turn) -> Verdict:
         arrival = turn.arrival
         self.num_seen += 1
         if arrival.frame is None:
@@ -191,13 +231,11 @@ class Session:
             [p.frame for p in self._pending], frame, self._published is not None
         )
         if closes:
-            self._absorb()
+            self._absorb("size")
         pending = replace(pending, frame=frame)
         self.trajectory.append(frame, is_held_out=False)
         self.colour.add(frame)
         self._pending.append(pending)
-        if len(self._pending) == self.policies.chunk_frames:
-            self._absorb()
         return verdict
 
     def _count(self, verdict: Verdict) -> None:
@@ -246,7 +284,7 @@ class Session:
 
     # --- one chunk ---
 
-    def _absorb(self) -> None:
+    def _absorb(self, closed: Closed) -> None:
         chunk = [pending.frame for pending in self._pending]
         probe_begin = time.monotonic()
         foreseen: dict[int, Foreseen] = {}
@@ -280,7 +318,7 @@ class Session:
         kept = None
         if self._published is not None:
             kept = self.retention.measure(self._draw_from_memory)
-        self.chunks.add(len(chunk), "full", retention_psnr=kept)
+        self.chunks.add(len(chunk), closed, retention_psnr=kept)
         if self.geometry is not None and state_verdict.is_written:
             self.geometry.learn(
                 chunk,
@@ -393,6 +431,7 @@ class Session:
             "num_frames": self.num_seen,
             "received": self.intake.counts["received"],
             "chunks": self.chunks.to_facts(),
+            "flushes": self.flushes.done,
             "appended": self._marks(),
             "pending": [[p.sequence, asdict(p.verdict)] for p in self._pending],
             "cursor": self.cursor,
@@ -421,6 +460,8 @@ class Session:
 
     def start_over(self) -> None:
         """Remove what an attempt without a snapshot left: its frames come again."""
+        self._seen_before = self.trajectory.length_on_disk()
+        self.flushes.go_on()
         self.trajectory.start_over()
         for file in self._appended():
             file.start_over()
@@ -435,6 +476,8 @@ class Session:
         held = under_prefix("segments", snapshot.frames)
         self.segments.restore(facts.get("segments"), held, self.gauge)
         self._publish(state, self.num_chunks)
+        self.flushes.go_on(int(facts["flushes"]))
+        self._seen_before = self.trajectory.length_on_disk()
         self.trajectory.go_on_after(facts["appended"])
         for file in self._appended():
             file.go_on_after(Mark.of(facts["appended"][file.path.name]))

@@ -13,7 +13,7 @@ A commit is written under a temporary name, flushed, and renamed: the directory 
 manifest that verifies, or it does not count. The newest good one is used; a bad one is set aside
 under `bad-*` and named. The last two are kept. A file that only grows belongs to a commit up to its
 mark, so a commit costs the same however long the stream is; one whose mark doesn't verify is bad.
-Archived segments (`segments/`) are written before the snapshot that names them, and a snapshot whose
+Archived segments (`segments/`) are written before the snapshot that names them, and one whose
 segments don't verify is a bad one.
 """
 

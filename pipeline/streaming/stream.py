@@ -211,7 +211,7 @@ def _read(
     with Feeder(
         source, lambda frame: prepared(frame, config.size, patch), config.queue_frames
     ) as feeder:
-        for arrival in feeder.arrivals(is_over):
+        for arrival in feeder.arrivals(is_over, session.flush_if_silent):
             source.took(arrival, _take(session, source, arrival, config))
             progress.step("stream", session.num_seen, total)
             if session.snapshot_if_due():

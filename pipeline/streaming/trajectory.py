@@ -167,6 +167,11 @@ class Trajectory:
 
     # --- files ---
 
+    def length_on_disk(self) -> int:
+        """Frames in the file as it lies there: those of an attempt that was killed, too."""
+        path = self._rows.path
+        return path.stat().st_size // (8 * _NUMBERS) if path.exists() else 0
+
     def marks(self) -> dict[str, Any]:
         """For a snapshot, by file."""
         return {file.path.name: asdict(file.mark()) for file in (self._names, self._rows)}
@@ -221,4 +226,4 @@ def _seen(row: np.ndarray) -> SeenCamera:
 
 def _camera(row: np.ndarray) -> Camera:
     pose = np.array(row[6:_TIME]).reshape(4, 4)
-    return Camera.of_row(int(row[0]), int(row[1]), np.array(row[2:6]), pose)
+    return Camera.of_row(int(row[0]), int(row[1]), row[2:6].tolist(), pose)
