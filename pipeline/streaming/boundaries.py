@@ -18,8 +18,8 @@ from everview.pipeline.errors import UsageError
 from everview.pipeline.streaming.arrivals import is_time
 
 Closed = Literal["full", "budget", "latency", "silence", "size", "end"]
-"""Why a chunk ended: `chunk_frames`, `tokens`, `latency_s`, `silence_s`, a frame of another size, the
-end of the stream."""
+"""Why a chunk ended: `chunk_frames`, `tokens`, `latency_s`, `silence_s`, a frame of another size,
+the end of the stream."""
 
 
 @dataclass(frozen=True)

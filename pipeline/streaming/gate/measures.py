@@ -36,8 +36,13 @@ class Look:
         return sharpness(self.luma)
 
     @cached_property
+    def mean(self) -> float:
+        return float(self.luma.mean(dtype=np.float64))
+
+    @cached_property
     def brightness(self) -> float:
-        return brightness(self.luma)
+        """log2 of the mean luminance."""
+        return float(np.log2(self.mean + 1))
 
 
 def luminance(image: np.ndarray) -> np.ndarray:
@@ -59,35 +64,36 @@ def blur(luma: np.ndarray) -> float:
 
 
 def _blur_along(luma: np.ndarray, axis: int) -> float:
-    steps = np.abs(np.diff(luma, axis=axis))
+    steps = _steps(luma, axis)
     total = float(steps.sum())
     if total < 1e-6:
         return 1.0
-    left = np.maximum(0, steps - np.abs(np.diff(_box(luma, axis), axis=axis)))
+    steps -= _steps(_box(luma, axis), axis)
+    left = np.maximum(steps, 0, out=steps)
     return 1 - float(left.sum()) / total
+
+
+def _steps(values: np.ndarray, axis: int) -> np.ndarray:
+    """Absolute differences of neighbours."""
+    steps = np.diff(values, axis=axis)
+    return np.abs(steps, out=steps)
 
 
 def _box(luma: np.ndarray, axis: int) -> np.ndarray:
     """Mean over 5 pixels along an axis, edges repeated."""
-    width = [(0, 0), (0, 0)]
-    width[axis] = (_TAPS // 2, _TAPS // 2)
-    padded = np.pad(luma, width, mode="edge")
-    length = luma.shape[axis]
-    parts = (np.take(padded, range(i, i + length), axis) for i in range(_TAPS))
-    total = np.zeros_like(luma)
-    for part in parts:
-        total += part
-    return total / np.float32(_TAPS)
+    length, half = luma.shape[axis], _TAPS // 2
+    ends = [luma.take([0], axis)] * half, [luma.take([-1], axis)] * half
+    padded = np.moveaxis(np.concatenate([*ends[0], luma, *ends[1]], axis), axis, 0)
+    total = padded[:length].copy()
+    for shift in range(1, _TAPS):
+        total += padded[shift : shift + length]
+    total /= np.float32(_TAPS)
+    return np.moveaxis(total, 0, axis)
 
 
 def difference(image: np.ndarray, other: np.ndarray) -> float:
     """Mean absolute difference of two images of one size, levels."""
     return float(np.abs(image.astype(np.int16) - other.astype(np.int16)).mean())
-
-
-def brightness(luma: np.ndarray) -> float:
-    """log2 of the mean luminance."""
-    return float(np.log2(luma.mean(dtype=np.float64) + 1))
 
 
 def clipped_share(image: np.ndarray) -> float:

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from everview.datasets.captures import Frame
 from everview.pipeline.streaming.arrivals import is_time
@@ -25,9 +27,6 @@ from everview.pipeline.streaming.gate.exposure import agrees, rectifying_fit
 from everview.pipeline.streaming.gate.measures import Look
 from everview.pipeline.streaming.gate.thresholds import GateThresholds
 from everview.pipeline.streaming.gate.verdicts import ACCEPTED, Judged, Verdict
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Predict = Callable[[Frame], np.ndarray | None]
 """What the memory expects to be seen by a frame's camera, uint8 [H, W, 3]; None if nothing yet."""
@@ -71,13 +70,14 @@ class WriteGate:
 
     def judge_state(self, tensors: Mapping[str, Tensor]) -> Verdict:
         """Verdict on the state after a chunk; a state that is not finite is never published."""
-        for name, tensor in tensors.items():
-            # NaN means "unknown" in clocks and times; weights, momentum, norms have no unknowns
-            if not name.startswith("layers.") or not tensor.is_floating_point():
-                continue
-            if not tensor.isfinite().all():
-                return Verdict("rejected", f"{name} is not finite")
-        return ACCEPTED
+        # NaN means "unknown" in clocks and times; weights, momentum, norms have no unknowns
+        layers = {n: t for n, t in tensors.items() if n.startswith("layers.")}
+        finite = {n: t.isfinite().all() for n, t in layers.items() if t.is_floating_point()}
+        # a device is waited for once, and again only to name what is wrong
+        if not finite or bool(torch.stack([*finite.values()]).all()):
+            return ACCEPTED
+        name = next(name for name, is_finite in finite.items() if not is_finite)
+        return Verdict("rejected", f"{name} is not finite")
 
     # --- one reason each; None: no objection ---
 
@@ -105,7 +105,9 @@ class WriteGate:
         return Judged(frame, Verdict("rejected", reason, measured))
 
     def _empty(self, frame: Frame, look: Look) -> Judged | None:
-        if (bright := float(np.percentile(look.luma, 99))) < self.limits.darkest:
+        # the costly number only where the mean leaves it open: 99 % below the limit, the rest white
+        is_open = look.mean < self.limits.darkest + 0.02 * 255
+        if is_open and (bright := float(np.percentile(look.luma, 99))) < self.limits.darkest:
             return Judged(frame, Verdict("rejected", "black", bright))
         if (spread := float(look.luma.std())) < self.limits.flattest:
             return Judged(frame, Verdict("rejected", "blank", spread))
