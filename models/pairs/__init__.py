@@ -1,1 +1,1 @@
-"""Two pictures of one scene: where each point of one lies in the other, and how the camera moved."""
+"""Two pictures of one scene: where the points of one lie in the other, how the camera moved."""

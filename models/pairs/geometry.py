@@ -136,3 +136,40 @@ def fit_pose(
     jacobian = pose_jacobian(seen, rho)
     information = torch.einsum("bnki,bnkj,bn->bij", jacobian, jacobian, weight * robust)
     return PoseFit(motion, information, (weight * robust).sum(-1) / total)
+
+
+def inverse_rigid(matrix: Tensor) -> Tensor:
+    """Inverse of rigid [..., 4, 4]."""
+    turned = matrix[..., :3, :3].transpose(-1, -2)
+    top = torch.cat([turned, -turned @ matrix[..., :3, 3:]], -1)
+    return torch.cat([top, matrix[..., 3:, :]], -2)
+
+
+def log_se3(matrix: Tensor) -> Tensor:
+    """Twists [..., 6] of rigid [..., 4, 4], for turns of less than half a circle."""
+    rotation, shift = matrix[..., :3, :3], matrix[..., :3, 3]
+    off = torch.stack([rotation[..., 2, 1] - rotation[..., 1, 2],
+                       rotation[..., 0, 2] - rotation[..., 2, 0],
+                       rotation[..., 1, 0] - rotation[..., 0, 1]], -1) / 2  # fmt: skip
+    sine = off.norm(dim=-1, keepdim=True)
+    cosine = (rotation.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None] - 1) / 2
+    angle = torch.atan2(sine, cosine)
+    turn = torch.where(sine > 1e-7, off * angle / sine.clamp(min=1e-12), off)
+    square = angle.square()[..., None]
+    half = angle[..., None] / 2
+    third = torch.where(
+        square > 1e-8, (1 - half / half.tan().clamp(min=1e-12)) / square.clamp(min=1e-12), 1 / 12
+    )
+    k = cross_matrix(turn)
+    eye = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
+    back = eye - k / 2 + third * (k @ k)
+    return torch.cat([(back @ shift[..., None])[..., 0], turn], -1)
+
+
+def adjoint(matrix: Tensor) -> Tensor:
+    """[..., 6, 6]: M exp(xi) = exp(adjoint(M) xi) M, for rigid M [..., 4, 4]."""
+    rotation = matrix[..., :3, :3]
+    corner = cross_matrix(matrix[..., :3, 3]) @ rotation
+    top = torch.cat([rotation, corner], -1)
+    bottom = torch.cat([torch.zeros_like(rotation), rotation], -1)
+    return torch.cat([top, bottom], -2)

@@ -286,8 +286,7 @@ class PairMatcher(nn.Module):
 
 def _levels(a: Tensor, b: Tensor) -> list[Tensor]:
     """Correlations of keys [B, C, h, w] as [B h w, 1, h', w'] at full and at half resolution."""
-    batch, channels, h, w = a.shape
-    table = torch.einsum("bcn,bchw->bnhw", a.flatten(2), b) * channels**-0.5
+    table = torch.einsum("bcn,bchw->bnhw", a.flatten(2), b) * a.shape[1] ** -0.5
     table = table.flatten(0, 1)[:, None].float()
     return [table, functional.avg_pool2d(table, 2)]
 

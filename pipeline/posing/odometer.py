@@ -29,8 +29,9 @@ from everview.datasets.resampling import fit_frame
 from everview.pipeline.errors import UsageError
 from everview.pipeline.posing.agreement import NONE, Agreement, agreement, known_depth
 from everview.pipeline.posing.features import FeatureMatcher, Features
+from everview.pipeline.posing.posed import Posed
 from everview.pipeline.posing.refinement import Refiner
-from everview.pipeline.posing.trajectory_errors import TrajectoryErrors, rotation_angle
+from everview.pipeline.posing.trajectory_errors import Alignment, TrajectoryErrors, rotation_angle
 from everview.pipeline.streaming.frame_tensors import (
     frames_from_tensors,
     frames_to_tensors,
@@ -79,15 +80,6 @@ class OdometryLimits:
 
 
 @dataclass(frozen=True, eq=False)
-class Posed:
-    """frame: with its camera, or as it came. problem: why it has no camera, in words; the frame
-    must then not be used as if it had one."""
-
-    frame: Frame
-    problem: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
 class _Keyframe:
     """frame: at the size of registration, with its camera. features: found in it."""
 
@@ -122,6 +114,9 @@ class Odometer:
     errors: against the poses that the frames came with, if they did. counts: posed, keyframes,
     retried (held, but not against the last keyframe), lost.
     """
+
+    name = "odometry"
+    alignment: Alignment = "SE3"
 
     def __init__(self, lens: Lens | None = None, limits: OdometryLimits | None = None) -> None:
         """lens: of frames that come without a camera, pinhole. Raises EnvironmentUnfit without

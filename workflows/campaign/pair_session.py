@@ -1,9 +1,9 @@
-"""One rented GPU, one command: train a pair matcher, then follow held-out loops with it.
+"""One rented GPU, one command: train a pair matcher, from nothing to published weights.
 
     python -m everview.workflows.campaign.pair_session --recipe pairs --seconds 280 --out OUT
 
-It needs torch, numpy, pillow and safetensors, no network. OUT holds the weights, rewritten every
-minute, the curve and a report: six small files.
+It needs torch, numpy, pillow, safetensors and pyarrow, no network. OUT holds the weights, rewritten
+every minute, the curve and a report: six small files.
 """
 
 from __future__ import annotations

@@ -64,8 +64,8 @@ class PairTrainConfig:
 
     name: str
     budget: Budget
-    model: PairConfig = PairConfig()
-    data: DataConfig = DataConfig(
+    model: PairConfig = PairConfig()  # noqa: RUF009 (frozen)
+    data: DataConfig = DataConfig(  # noqa: RUF009
         worlds=WORLDS, size=128, views=8, pool_scenes=752, refresh_scenes=16, reuse=6.0,
         shapes=(EpisodeShape(scenes=32, inputs=1, targets=1, chunks=(1,)),),
     )  # fmt: skip
@@ -74,7 +74,7 @@ class PairTrainConfig:
     sizes: tuple[tuple[int, float], ...] = ((128, 0.5), (96, 0.3), (64, 0.2))
     augmentation: PairAugmentation = PairAugmentation()
     rate: RateSchedule = RateSchedule(warm_up_steps=200, cooldown=0.6)
-    optimiser: OptimiserConfig = OptimiserConfig(
+    optimiser: OptimiserConfig = OptimiserConfig(  # noqa: RUF009
         hidden="adamw", adamw_rate=8e-4, beta2=0.98, weight_decay=0.02, average_decay=0.998
     )
     loss: PairLossConfig = PairLossConfig()

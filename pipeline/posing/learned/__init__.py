@@ -1,0 +1,1 @@
+"""`--poses learned`: cameras of frames without pose or depth, by matching them with keyframes."""
