@@ -61,7 +61,7 @@ def _line(row: dict[str, Any]) -> str:
         f"{row['capture']}: ATE {errors['ate_rmse']:.3f} = {errors['ate_share_of_path']:.2%} of "
         f"{errors['path_length']:.1f} (a still camera: {row['still_rmse']:.3f}), RPE "
         f"{errors['rpe_translation_rmse']:.4f} and {errors['rpe_rotation_deg_rmse']:.2f} degrees; "
-        f"{row['ms_at_100']:.0f} ms at 100, {row['ms_at_last']:.0f} at {row['frames']}; "
+        f"{row['ms_at_100']} ms at 100, {row['ms_at_last']} at {row['frames']}; "
         f"{json.dumps(row['counts'])}"
     )
 

@@ -78,7 +78,7 @@ def follow(finder: PoseFinder, frames: Iterator[Frame], progress_every: int = 0)
         "still_share_of_path": round(still / walked, 5) if walked else None,
         "errors": None if measured is None else asdict(measured),
         "counts": dict(finder.counts),
-        "ms_at_100": round(float(np.median(took[100 - _TIMED : 100])), 1),
+        "ms_at_100": round(float(np.median(took[100 - _TIMED : 100])), 1) if took[100:] else None,
         "ms_at_last": round(float(np.median(took[-_TIMED:])), 1),
     }
 

@@ -39,7 +39,7 @@ def held_out_pairs(
 
 @torch.no_grad()
 def measure_pairs(model: PairMatcher, pairs: dict[str, PairViews]) -> dict[str, float]:
-    """Medians over pairs that share a quarter of what they see, by `name/figure`.
+    """Medians over pairs that share a quarter of what they see, by `name/figure`; NaN without.
 
     pixels: error of visible matches; turn_deg, shift: of the pose by weighted matches and exact
     depth from no start, in degrees and in shares of the median depth.

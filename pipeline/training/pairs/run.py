@@ -11,6 +11,7 @@ one that is cut short leaves something usable; it isn't continued.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -160,9 +161,9 @@ def _commit(run: PairRun, finished: bool) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "device": _device_name(model.device),
         "torch": torch.__version__,
-        "held_out": {name: round(value, 4) for name, value in measured.items()},
+        "held_out": {n: round(v, 4) for n, v in measured.items() if math.isfinite(v)},
     }
-    save_matcher(model, run.out / WEIGHTS, _card(run.config, facts), facts)
+    save_matcher(model, run.out / WEIGHTS, _card(run.config, facts, measured), facts)
     write_json(run.out / REPORT, facts)
     return facts
 
@@ -182,15 +183,15 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
-def _card(config: PairTrainConfig, facts: dict[str, Any]) -> str:
+def _card(config: PairTrainConfig, facts: dict[str, Any], measured: dict[str, float]) -> str:
     worlds = config.data.worlds
     total = sum(world.share for world in worlds)
     shares = ", ".join(f"{world_name(world)} {world.share / total:.0%}" for world in worlds)
     sizes = ", ".join(f"{size} px {share:.0%}" for size, share in config.sizes)
     rows = [
-        f"| {name} | {facts['held_out'][f'{name}/pixels']:.2f} | "
-        f"{facts['held_out'][f'{name}/turn_deg']:.2f} | {facts['held_out'][f'{name}/shift']:.3f} |"
-        for name in sorted({key.rpartition("/")[0] for key in facts["held_out"]})
+        f"| {name} | {measured[f'{name}/pixels']:.2f} | {measured[f'{name}/turn_deg']:.2f} | "
+        f"{measured[f'{name}/shift']:.3f} |"
+        for name in sorted({key.rpartition("/")[0] for key in measured})
     ]
     return "\n".join(
         [
