@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from everview.datasets.cameras import Camera
 from everview.datasets.captures import Frame
 from everview.datasets.procedural import open_procedural
 from everview.datasets.procedural.capture import WalkCapture
@@ -86,7 +87,8 @@ class Judged:
     @staticmethod
     def of(capture: WalkCapture) -> Judged:
         """Half-way between frames of the way out: all in the first room, some in the others."""
-        walk, found = capture.walk, {room: [] for room in range(capture.walk.rooms())}
+        walk = capture.walk
+        found: dict[int, list[tuple[int, Camera]]] = {room: [] for room in range(walk.rooms())}
         for index in range(len(capture) // 2 - 4):
             camera = walk.camera(index + 0.5, capture.url.size)
             found[walk.room_of(camera)].append((index, camera))
@@ -178,7 +180,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--chunk", type=int, default=8)
-    parser.add_argument("--reach", type=float, nargs="+", default=[0.0, Segments().reach or 4.0])
+    parser.add_argument("--reach", type=float, nargs="+", default=[0.0, Segments().reach])
     parser.add_argument("--replayed", type=int, default=Segments().replayed)
     parser.add_argument("--weights", default=DEFAULT_WEIGHTS)
     parser.add_argument("--device", default="auto")

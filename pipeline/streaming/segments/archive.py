@@ -40,6 +40,7 @@ from everview.pipeline.streaming.segments.covered import Covered
 
 FOLDER = "segments"
 _SUFFIX = ".safetensors"
+_GAUGE = ("rotation", "origin", "scale")
 
 
 def archive(run: Path, segment: Segment, state: SceneState) -> Segment:
@@ -70,10 +71,8 @@ def read_segment(run: Path, name: str) -> Segment:
     """What is known of an archived segment without its state. Raises InputRejected."""
     content = _content(run, name)
     told, held = _told(content, name), _loaded(content, name)
-    gauge = Gauge(
-        *(held[f"state.gauge.{part}"] for part in ("rotation", "origin", "scale")),
-        rule=told["state"]["gauge_rule"],
-    )
+    rotation, origin, scale = (held[f"state.gauge.{part}"] for part in _GAUGE)
+    gauge = Gauge(rotation, origin, scale, told["state"]["gauge_rule"])
     covered = Covered(held["covered"].numpy(), int(told["stride"]), int(told["seen"]))
     first, end = told["chunks"]
     return Segment(int(told["number"]), gauge, covered, (int(first), int(end)), name)

@@ -13,7 +13,7 @@ _MOST_REPLAYED = 256
 class Segments:
     """How far one state reaches. Raises UsageError."""
 
-    reach: float = 0.0
+    reach: float = 4.0
     """a chunk whose cameras (their median) are farther than this from the gauge's origin begins a
     new segment; in gauge units, of which one is the typical distance that the segment's first chunk
     saw (0: one segment, however far the walk goes)"""
