@@ -153,17 +153,23 @@ def adapt(
     checks: int,
     patience: int,
     is_over: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Check]:
     """Learn for `seconds`, until the checks stop gaining, or until `is_over`; yields every check,
-    the first before anything was learned. The time of checking doesn't count."""
+    the first before anything was learned. The time of checking doesn't count, nor does that of the
+    first step, in which kernels are compiled."""
     yield adaptation.check(0.0)
-    learned_s = 0.0
-    for number in range(1, checks + 1):
-        due = seconds * number / checks
-        while learned_s < due and not is_over():
-            begin = time.monotonic()
-            adaptation.learn(learned_s / seconds)
-            learned_s += time.monotonic() - begin
+    learned_s, number = 0.0, 1
+    while learned_s < seconds and not is_over():
+        begin = clock()
+        adaptation.learn(learned_s / seconds)
+        if adaptation.step > 1:
+            learned_s += clock() - begin
+        if learned_s < seconds * number / checks:
+            continue
+        number = int(checks * learned_s / seconds) + 1
         yield adaptation.check(learned_s)
-        if is_over() or adaptation.stale_checks >= patience:
+        if adaptation.stale_checks >= patience:
             return
+    if adaptation.checks[-1].step < adaptation.step:
+        yield adaptation.check(learned_s)

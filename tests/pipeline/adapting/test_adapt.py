@@ -96,16 +96,36 @@ def after(going: Adaptation, steps: int):
     return lambda: going.step >= steps
 
 
-def test_the_time_is_of_learning_and_checks_that_gain_nothing_end_it(
+def test_checks_that_gain_nothing_end_it_and_no_check_looks_at_the_same_weights_twice(
     scene: SceneFrames, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     going = adaptation(scene, weights)
-    monkeypatch.setattr(going, "learn", lambda progress: None)  # nothing changes, so nothing gains
-    checks = list(adapt(going, seconds=0.05, checks=10, patience=3))
+
+    def learn_nothing(progress: float) -> None:
+        going.step += 1
+
+    monkeypatch.setattr(going, "learn", learn_nothing)
+    checks = list(adapt(going, seconds=0.02, checks=10, patience=3))
     assert len(checks) == 4
+    assert len({check.step for check in checks}) == 4
     times = [check.elapsed_s for check in checks]
     assert times == sorted(times)
     assert times[0] == 0.0
+
+
+def test_a_first_step_that_takes_long_uses_up_no_time(
+    scene: SceneFrames, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going = adaptation(scene, weights)
+    now = [0.0]
+
+    def learn_nothing(progress: float) -> None:
+        now[0] += 1.0 if going.step else 100.0
+        going.step += 1
+
+    monkeypatch.setattr(going, "learn", learn_nothing)
+    checks = list(adapt(going, seconds=4.0, checks=1, patience=3, clock=lambda: now[0]))
+    assert [(check.step, check.elapsed_s) for check in checks] == [(0, 0.0), (5, 4.0)]
 
 
 def test_a_run_leaves_weights_that_load_and_its_numbers(tmp_path: Path, weights: Path) -> None:
