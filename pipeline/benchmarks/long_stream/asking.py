@@ -17,7 +17,8 @@ from everview.pipeline.streaming.session import Session
 class Asking:
     """A thread that asks `session.render` for `rate` views a second, while the context lasts.
 
-    camera: the n-th view's. hold_s: how long each is looked at before the next (a slow consumer).
+    camera: the n-th view's. slowness: each is looked at for so many times as long as it took to draw
+    before the next is asked for.
     A view that comes too late takes the place of those that were due meanwhile: nothing piles up.
     got: views drawn. took_ms: of them, evenly taken.
     """
@@ -25,7 +26,7 @@ class Asking:
     session: Session
     camera: Callable[[int], Camera]
     rate: float
-    hold_s: float = 0.0
+    slowness: float = 0.0
     got: int = 0
     took_ms: Sampled = field(default_factory=Sampled)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -56,9 +57,10 @@ class Asking:
                 begin = time.monotonic()
                 # held until the next is drawn, as a viewer holds what it shows
                 view = self.session.render(self.camera(self.got))
-                self.took_ms.add(1e3 * (time.monotonic() - begin))
+                took = time.monotonic() - begin
+                self.took_ms.add(1e3 * took)
                 self.got += 1
-                self._over.wait(self.hold_s)
+                self._over.wait(self.slowness * took)
                 del view
                 due = max(due + 1 / self.rate, time.monotonic() - 1 / self.rate)
                 self._over.wait(max(0.0, due - time.monotonic()))

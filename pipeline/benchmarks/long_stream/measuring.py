@@ -18,20 +18,23 @@ from everview.pipeline.runs import library_versions
 from everview.pipeline.runs.provenance import describe_device, describe_host
 from everview.pipeline.streaming.memory_use import resident_mib
 
-COLUMNS = ("frame", "frames/s", "latency p50", "latency p95", "chunk p95", "RSS", "device", "state",
-           "snapshot", "files", "threads", "views/s", "RSS ratio", "device ratio",
-           "p95 ratio", "ms/frame ratio")  # fmt: skip
+COLUMNS = ("frame", "frames/s", "CPU/frame", "latency p50", "latency p95", "chunk p95", "RSS",
+           "device", "state", "snapshot", "files", "threads", "views/s", "RSS ratio",
+           "device ratio", "p95 ratio", "CPU ratio")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class WindowRow:
-    """`frames` frames from `frame` on. latency: from arrival to absorbed; chunk: of the update
-    alone. rss, device, state: MiB; rss is the median of every frame's, device the most allocated.
-    snapshot_ms: median commit since the window before. views_per_s: drawn for a viewer."""
+    """`frames` frames from `frame` on. cpu_ms_per_frame: processor time of the session's thread
+    (and of no other), which a busy machine disturbs least. latency: from arrival to absorbed;
+    chunk: of the update alone. rss, device, state: MiB; rss is the median of every frame's, device
+    the most allocated. snapshot_ms: median commit since the window before. views_per_s: drawn for a
+    viewer."""
 
     frame: int
     frames: int
     frames_per_s: float
+    cpu_ms_per_frame: float
     latency_ms_p50: float
     latency_ms_p95: float
     chunk_ms_p95: float
@@ -53,6 +56,7 @@ class WindowRow:
             "rss": self.rss_mib / first.rss_mib,
             "device": device,
             "latency_ms_p95": self.latency_ms_p95 / first.latency_ms_p95,
+            "cpu_ms_per_frame": self.cpu_ms_per_frame / first.cpu_ms_per_frame,
             "ms_per_frame": first.frames_per_s / self.frames_per_s,
         }
 
@@ -60,13 +64,14 @@ class WindowRow:
         """As `COLUMNS`."""
         ratio = self.ratios(first)
         return (
-            f"{self.frame:,}", f"{self.frames_per_s:.2f}", f"{self.latency_ms_p50:.1f} ms",
+            f"{self.frame:,}", f"{self.frames_per_s:.2f}", f"{self.cpu_ms_per_frame:.1f} ms",
+            f"{self.latency_ms_p50:.1f} ms",
             f"{self.latency_ms_p95:.1f} ms", f"{self.chunk_ms_p95:.1f} ms",
             f"{self.rss_mib:.1f} MiB", _or_none(self.device_mib, ".1f", " MiB"),
             f"{self.state_mib:.2f} MiB", _or_none(self.snapshot_ms, ".0f", " ms"),
             str(self.files), str(self.threads), _or_none(self.views_per_s, ".1f"),
             *(_or_none(ratio[name], ".3f") for name in
-              ("rss", "device", "latency_ms_p95", "ms_per_frame")),
+              ("rss", "device", "latency_ms_p95", "cpu_ms_per_frame")),
         )  # fmt: skip
 
 
@@ -80,13 +85,15 @@ class _Open:
 
     frame: int
     began: float
+    cpu_began: float
     views: int
     rss: list[float] = field(default_factory=list)
 
 
 @dataclass
 class Meter:
-    """Call `step` after every frame. marks: windows of `window` frames begin after these."""
+    """Call `step` after every frame, in the session's thread. marks: windows of `window` frames
+    begin after these."""
 
     marks: Sequence[int]
     window: int
@@ -106,7 +113,7 @@ class Meter:
         if seen in self.marks:
             if self.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self.device)
-            self._open = _Open(seen, now, views or 0)
+            self._open = _Open(seen, now, time.thread_time(), views or 0)
 
     def _close(self, window: _Open, now: float, state_mib: float, views: int | None) -> None:
         process, seconds = psutil.Process(), now - window.began
@@ -116,6 +123,7 @@ class Meter:
             reserved_mib = torch.cuda.memory_reserved(self.device) / 2**20
         self.measured.append({
             "frame": window.frame, "frames": self.window, "frames_per_s": self.window / seconds,
+            "cpu_ms_per_frame": 1e3 * (time.thread_time() - window.cpu_began) / self.window,
             "rss_mib": statistics.median(window.rss), "device_mib": device_mib,
             "reserved_mib": reserved_mib, "state_mib": state_mib,
             "snapshot_ms": statistics.median(self.commits_ms) if self.commits_ms else None,

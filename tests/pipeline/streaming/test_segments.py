@@ -28,10 +28,6 @@ STEP_M = 0.5
 
 
 @pytest.fixture(scope="module")
-def sizes(session):
-    return [chunk["frames"] for chunk in read_chunks(session.out)]
-
-
 def model(weights):
     return load_model(weights)
 
@@ -47,6 +43,10 @@ def make(model, tmp_path):
         return Session(model, given, out, World("metric"))
 
     return build
+
+
+def sizes(session):
+    return [chunk["frames"] for chunk in read_chunks(session.out)]
 
 
 def ahead(count: int, size: int = 32) -> list[Frame]:
