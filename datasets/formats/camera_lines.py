@@ -48,9 +48,7 @@ class CameraLines:
 
     def look(self) -> None:
         """Read what was added. Raises DataError for a line that can't be used."""
-        self._lines.look()
-        entries, self._lines.entries = self._lines.entries, []
-        for entry in entries:
+        for entry in self._lines.look():
             pose = self._pose(entry)
             if self._poses and pose.time_s <= self._poses[-1].time_s:
                 raise DataError(f"{self.path}: time {pose.time_s} s doesn't move on; lines rise")

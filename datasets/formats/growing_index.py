@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import os
 import time
+from array import array
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,22 +34,49 @@ LINES_NAME, WHOLE_NAME = "frames.jsonl", "transforms.json"
 MAX_LINE_BYTES = 2**20
 
 _SETTLED_S = 0.5
+_RECENT = 128
 
 
 class FrameLines:
-    """A file of JSON lines that grows: a head, then one object a line, read as they come."""
+    """A file of JSON lines that grows: a head, then one object a line, read as they come.
+
+    Of a line eight bytes are kept, where it begins; `entry` reads it again.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.head: dict[str, Any] | None = None
-        self.entries: list[dict[str, Any]] = []
+        self._begins = array("Q")
+        self._recent: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self._offset = 0
         self._number = 0
 
-    def look(self) -> None:
-        """Read the whole lines that were added. Raises DataError for a line that is no object."""
+    def __len__(self) -> int:
+        """Entries so far, the head not among them."""
+        return len(self._begins)
+
+    def entry(self, number: int) -> dict[str, Any]:
+        """Entry `number`, as it stands in the file."""
+        if number not in self._recent:
+            with self.path.open("rb") as file:
+                file.seek(self._begins[number])
+                where = f"{self.path}, entry {number}"
+                self._keep(number, self._parsed(file.readline(MAX_LINE_BYTES), where))
+        return self._recent[number]
+
+    def _keep(self, number: int, entry: dict[str, Any]) -> None:
+        self._recent[number] = entry
+        if len(self._recent) > _RECENT:
+            self._recent.popitem(last=False)
+
+    def look(self) -> list[dict[str, Any]]:
+        """Read the whole lines that were added, and return the entries among them.
+
+        Raises DataError for a line that is no object.
+        """
+        added: list[dict[str, Any]] = []
         if not file_exists(self.path):
-            return
+            return added
         with self.path.open("rb") as file:
             if os.fstat(file.fileno()).st_size < self._offset:
                 raise DataError(f"{self.path} was made shorter while it was read; lines are added")
@@ -56,26 +85,34 @@ class FrameLines:
                 if not line.endswith(b"\n"):
                     if len(line) == MAX_LINE_BYTES:
                         raise DataError(f"{self.path} has a line of more than {len(line)} bytes")
-                    return  # still being written
+                    break  # still being written
+                begin = self._offset
                 self._offset += len(line)
                 self._number += 1
                 if line.strip():
-                    self._take(line)
+                    self._take(line, begin, added)
+        return added
 
-    def _take(self, line: bytes) -> None:
-        where = f"{self.path}, line {self._number}"
+    def _take(self, line: bytes, begin: int, added: list[dict[str, Any]]) -> None:
+        content = self._parsed(line, f"{self.path}, line {self._number}")
+        if self.head is None:
+            self.head = content
+        elif len(self._begins) >= MAX_JSON_VALUES:
+            raise DataError(f"{self.path} lists more than {MAX_JSON_VALUES} frames")
+        else:
+            self._keep(len(self._begins), content)
+            self._begins.append(begin)
+            added.append(content)
+
+    @staticmethod
+    def _parsed(line: bytes, where: str) -> dict[str, Any]:
         try:
             content = parse_json(line.decode(), where)
         except UnicodeDecodeError:
             raise DataError(f"{where} is not text") from None
         if not isinstance(content, dict):
             raise DataError(f"{where} is not an object")
-        if self.head is None:
-            self.head = content
-        elif len(self.entries) >= MAX_JSON_VALUES:
-            raise DataError(f"{self.path} lists more than {MAX_JSON_VALUES} frames")
-        else:
-            self.entries.append(content)
+        return content
 
 
 class _WholeFile:
@@ -84,8 +121,14 @@ class _WholeFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.head: dict[str, Any] | None = None
-        self.entries: list[Any] = []
+        self._entries: list[Any] = []
         self._seen: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def entry(self, number: int) -> Any:
+        return self._entries[number]
 
     def look(self) -> None:
         if not file_exists(self.path):
@@ -103,10 +146,10 @@ class _WholeFile:
         frames = content.get("frames") if isinstance(content, dict) else None
         if not isinstance(frames, list):
             raise DataError(f"{self.path} has no list of frames")
-        if len(frames) < len(self.entries):
+        if len(frames) < len(self._entries):
             raise DataError(f"{self.path} lists fewer frames than before; entries may be added")
         self.head = {key: value for key, value in content.items() if key != "frames"}
-        self.entries, self._seen = frames, stamp
+        self._entries, self._seen = frames, stamp
 
 
 class GrowingIndex:
@@ -142,12 +185,12 @@ class GrowingIndex:
 
     def __len__(self) -> int:
         """Frames listed so far, whether their files are there or not."""
-        return 0 if self._reader is None or self._file is None else len(self._file.entries)
+        return 0 if self._reader is None or self._file is None else len(self._file)
 
     def name(self, number: int) -> str:
         """What entry `number` is called."""
         assert self._file is not None
-        entry = self._file.entries[number]
+        entry = self._file.entry(number)
         name = entry.get("file_path") if isinstance(entry, dict) else None
         return name if isinstance(name, str) and name else f"frame {number}"
 
@@ -156,7 +199,7 @@ class GrowingIndex:
         an entry that no waiting will mend."""
         assert self._file is not None
         assert self._reader is not None
-        entry = self._file.entries[number]
+        entry = self._file.entry(number)
         record = self._reader.record(entry)
         if entry.get("depth_file_path") is not None and record.depth is None:
             raise FileMissing(f"no depth file {entry['depth_file_path']}")
@@ -180,15 +223,16 @@ class GrowingIndex:
         assert self._file is not None
         assert self._reader is not None
         scale, notes = self._reader.scale([self.record(number)])
-        entries = [entry for entry in self._file.entries if isinstance(entry, dict)]
+        known = map(self._file.entry, range(len(self._file)))
+        keys = {k for e in known if isinstance(e, dict) for k, v in e.items() if v is not None}
         return CaptureInfo(
             source,
             f"folder being written ({self._file.path.name})",
             scale,
             None,
             True,
-            has_depth=any(entry.get("depth_file_path") is not None for entry in entries),
-            has_time=any(entry.get("time") is not None for entry in entries),
+            has_depth="depth_file_path" in keys,
+            has_time="time" in keys,
             notes=(*notes, f"ends by the file {END_MARKER} or when nothing comes any more"),
         )
 

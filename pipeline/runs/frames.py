@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,19 @@ def read_frames(folder: Path | str, limit_rows: int = 1_000_000) -> list[dict[st
             return stored.read().to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise InputRejected(f"{path} can't be read ({error}); is it damaged?") from None
+
+
+def frame_rows(folder: Path | str) -> Iterator[dict[str, Any]]:
+    """Rows of a run one by one, as `read_frames` finds them, however many there are."""
+    path = Path(folder) / FILE_NAME
+    if not path.exists():
+        yield from _journal_rows(Path(folder) / JOURNAL_NAME)
+        return
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as stored:
+        for piece in stored.iter_batches(_ROWS_AT_A_TIME):
+            yield from piece.to_pylist()
 
 
 class FrameLog(AppendedFile):

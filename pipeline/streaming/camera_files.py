@@ -24,9 +24,9 @@ def write_cameras(out: Path, trajectory: Trajectory, scale: Scale) -> None:
 
 def write_trajectory(file: Path, trajectory: Trajectory) -> None:
     """Write all frames' as TUM lines. Those need ascending times; without, frames are numbered."""
-    times = itertools.chain([-math.inf], (seen.time_s for seen in trajectory.seen()))
+    times = itertools.chain([-math.inf], trajectory.times())
     ascends = all(a is not None and b is not None and a < b for a, b in pairwise(times))
-    known = (seen.time_s for seen in trajectory.seen() if seen.time_s is not None)
+    known = (time_s for time_s in trajectory.times() if time_s is not None)
     cameras = (seen.camera for seen in trajectory.seen())
     write_tum_trajectory(file, cameras, known if ascends else None)
 

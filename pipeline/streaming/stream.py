@@ -6,6 +6,7 @@ ends the stream early and exports what there is; the run stays unfinished and ca
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +24,7 @@ from everview.pipeline.posing.odometer import Odometer
 from everview.pipeline.report import write_report
 from everview.pipeline.runs import RunDirectory, describe_device, peak_rss_mib, write_frames
 from everview.pipeline.runs.frames import FILE_NAME as FRAMES_NAME
-from everview.pipeline.runs.frames import JOURNAL_NAME, read_frames
+from everview.pipeline.runs.frames import JOURNAL_NAME, frame_rows
 from everview.pipeline.runs.metrics import IMAGE_KEYS
 from everview.pipeline.streaming.arrivals import Arrival
 from everview.pipeline.streaming.camera_files import write_cameras
@@ -300,8 +301,9 @@ def _write_results(
         ],
     }
     # an earlier attempt may have got as far as writing the comparison's rows
-    observed = [row for row in read_frames(run.path) if row["role"] == "input"]
-    write_frames(run.path, sorted([*observed, *exported.rows], key=lambda row: row["id"]))
+    observed = (row for row in frame_rows(run.path) if row["role"] == "input")
+    compared = sorted(exported.rows, key=lambda row: row["id"])
+    write_frames(run.path, heapq.merge(observed, compared, key=lambda row: row["id"]))
     return run.write_metrics(values, missing)
 
 

@@ -88,6 +88,11 @@ class Trajectory:
                 _seen, rows if is_held_out is None else rows[_has_role(rows, is_held_out)]
             )
 
+    def times(self) -> Iterator[float | None]:
+        """Of all frames, in order, in seconds."""
+        for rows in self._pieces():
+            yield from (None if np.isnan(time_s) else float(time_s) for time_s in rows[:, _TIME])
+
     def names(self) -> Iterator[str]:
         """Of all frames, in order."""
         if not self._length:

@@ -17,8 +17,8 @@ from everview.pipeline.streaming.session import Session
 class Asking:
     """A thread that asks `session.render` for `rate` views a second, while the context lasts.
 
-    camera: the n-th view's. slowness: each is looked at for so many times as long as it took to draw
-    before the next is asked for.
+    camera: the n-th view's. slowness: each is looked at for so many times as long as it took to
+    draw, before the next is asked for.
     A view that comes too late takes the place of those that were due meanwhile: nothing piles up.
     got: views drawn. took_ms: of them, evenly taken.
     """

@@ -29,6 +29,7 @@ from everview.pipeline.streaming.sources.ingest_protocol import SILENT, VERSION,
 
 _ANSWER_S = 30.0
 _SILENCE_S = 600.0
+_MOST_REFUSED = 1000
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,12 @@ class Address:
 
 @dataclass
 class Answers:
-    """What the server has said so far. saved: frames before it survive a crash of the server."""
+    """What the server has said so far. refused: the first thousand, and num_refused how many there
+    were. saved: frames before it survive a crash of the server."""
 
     effects: dict[str, int] = field(default_factory=dict)
     refused: list[tuple[int | None, str]] = field(default_factory=list)
+    num_refused: int = 0
     saved: int = 0
     is_complete: bool | None = None
 
@@ -177,7 +180,9 @@ class Sender:
             effect = str(said.get("effect"))
             answers.effects[effect] = answers.effects.get(effect, 0) + 1
         elif kind == "refused":
-            answers.refused.append((said.get("sequence"), str(said.get("reason"))))
+            answers.num_refused += 1
+            if len(answers.refused) < _MOST_REFUSED:
+                answers.refused.append((said.get("sequence"), str(said.get("reason"))))
         elif kind == "saved":
             answers.saved = int(said.get("next", 0))
         elif kind == "finished":
@@ -270,7 +275,7 @@ def main() -> None:
     except KeyboardInterrupt:
         parser.exit(130, "interrupted; the same command goes on from what the session has\n")
     effects = ", ".join(f"{number} {effect}" for effect, number in answers.effects.items())
-    print(f"{effects}; {len(answers.refused)} refused; complete: {answers.is_complete}")
+    print(f"{effects}; {answers.num_refused} refused; complete: {answers.is_complete}")
 
 
 if __name__ == "__main__":
