@@ -150,9 +150,7 @@ def measure(setting: Setting, run: Path) -> LongStreamReport:
             at = time.monotonic()
             if session.snapshot_if_due():
                 meter.commits_ms.append(1e3 * (time.monotonic() - at))
-            meter.step(
-                session.num_seen, session.state_mib(), None if asking is None else asking.got
-            )
+            meter.step(session.num_seen, session.state_mib, None if asking is None else asking.got)
             if at - said > _SAY_EVERY_S:
                 said = at
                 print(f"{session.num_seen} frames", file=sys.stderr, flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -102,13 +102,14 @@ class Meter:
     measured: list[dict[str, Any]] = field(default_factory=list)
     _open: _Open | None = None
 
-    def step(self, seen: int, state_mib: float, views: int | None) -> None:
-        """seen: frames so far. views: drawn for a viewer so far, None without one."""
+    def step(self, seen: int, state_mib: Callable[[], float], views: int | None) -> None:
+        """seen: frames so far. state_mib: asked where a window ends. views: drawn for a viewer so
+        far, None without one."""
         now = time.monotonic()
         if self._open is not None:
             self._open.rss.append(resident_mib())
             if seen == self._open.frame + self.window:
-                self._close(self._open, now, state_mib, views)
+                self._close(self._open, now, state_mib(), views)
                 self._open = None
         if seen in self.marks:
             if self.device.type == "cuda":
