@@ -45,6 +45,8 @@ class RenderedView:
 class Renderer(Protocol):
     """Cameras of the capture's world in, pictures out: `SceneRenderer`, or one of many states."""
 
+    model: SceneModel
+
     def render(
         self,
         cameras: Sequence[Camera],

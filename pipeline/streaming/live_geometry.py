@@ -28,7 +28,7 @@ from everview.pipeline.fusion.depth_views import voxel_size_for
 from everview.pipeline.fusion.keyframes import Keyframe, Keyframes
 from everview.pipeline.fusion.moving_pixels import moving_pixels
 from everview.pipeline.fusion.scene_geometry import GeometryReport, SceneGeometry
-from everview.pipeline.rendering.renderer import RenderedView, SceneRenderer
+from everview.pipeline.rendering.renderer import RenderedView, Renderer
 from everview.pipeline.streaming.frame_tensors import (
     frames_from_tensors,
     frames_to_tensors,
@@ -75,8 +75,8 @@ class LiveGeometry:
         self,
         chunk: Sequence[Frame],
         foreseen: Mapping[int, RenderedView],
-        before: SceneRenderer | None,
-        after: SceneRenderer,
+        before: Renderer | None,
+        after: Renderer,
         scene_depth: float,
     ) -> None:
         """Fuse what is new of a chunk that was learned.
@@ -125,8 +125,8 @@ class LiveGeometry:
         self,
         frame: Frame,
         expected: RenderedView | None,
-        before: SceneRenderer | None,
-        after: SceneRenderer,
+        before: Renderer | None,
+        after: Renderer,
     ) -> Keyframe:
         patch = after.model.config.patch
         height, width = frame.image.shape[:2]
@@ -206,7 +206,7 @@ def keyframes_from_tensors(facts: dict[str, Any], tensors: dict[str, Tensor]) ->
     return made
 
 
-def _drawn_small(renderer: SceneRenderer, frame: Frame, patch: int) -> RenderedView:
+def _drawn_small(renderer: Renderer, frame: Frame, patch: int) -> RenderedView:
     """What a renderer expects at half the size of a frame."""
     half = max(patch, min(frame.camera.width, frame.camera.height) // 2)
     size = fitted_size(frame.camera.width, frame.camera.height, half, patch)
