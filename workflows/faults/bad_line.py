@@ -35,7 +35,8 @@ class Fault:
     """What a line does. share: of the frames, each of `kinds` (see `SPOILERS`). duplicates: share
     that comes twice. reorder: places that a frame is off by at most. late: frames that come later
     than any window. gaps_s: seconds that the clock jumps ahead, each once, and back once. reshaped:
-    how often the resolution or the orientation changes."""
+    how often the resolution or the orientation changes. resampled: the changed pictures, but at the
+    size of the others."""
 
     kinds: tuple[str, ...] = ()
     share: float = 0.0
@@ -44,17 +45,19 @@ class Fault:
     late: int = 0
     gaps_s: tuple[float, ...] = ()
     reshaped: int = 0
+    resampled: bool = False
 
 
 @dataclass(frozen=True)
 class Line:
     """What is sent: numbers in order of arrival, what is wrong with some, their time stamps, and
-    from which numbers on they have another shape (of `SHAPES`)."""
+    from which numbers on they have another shape (of `SHAPES`), or what of one is left."""
 
     numbers: tuple[int, ...]
     wrong: dict[int, str]
     times: dict[int, float]
     shapes: dict[int, str] = field(default_factory=dict)
+    is_resampled: bool = False
 
     @staticmethod
     def of(fault: Fault, count: int, seed: int) -> Line:
@@ -74,7 +77,7 @@ class Line:
             after = order.index(number) + 1
             order.insert(chance.randint(after, len(order)), number)
         times = _times(fault, count, chance)
-        return Line(tuple(order), wrong, times, _shapes(fault, count, chance))
+        return Line(tuple(order), wrong, times, _shapes(fault, count, chance), fault.resampled)
 
     def shape_of(self, number: int) -> str | None:
         """The name of a frame's shape; None: as captured."""
@@ -126,7 +129,9 @@ class BadLine(Source):
         if self._is_timed:
             frame = replace(frame, time_s=self.line.times[number])
         if (shape := self.line.shape_of(number)) is not None:
+            height, width = frame.image.shape[:2]
             frame = reshaped(frame, shape)
+            frame = resize(frame, width, height) if self.line.is_resampled else frame
         kind = self.line.wrong.get(number)
         if kind == CORRUPT:
             try:

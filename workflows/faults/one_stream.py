@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -268,12 +268,14 @@ def time_gaps(seed: int, folder: Path) -> float:
 def changed_shape(seed: int, folder: Path) -> float:
     """Row 13. The resolution or the orientation changes four times: every frame is written, each
     change ends the chunk and is named with its frame, one state goes through all of it and is no
-    larger than without changes, and the held-out views are as good within 1 dB."""
+    larger than without changes, and the held-out views are within 0.5 dB of those where the same
+    pictures, which show less of the room, come resampled to one size."""
     from safetensors.torch import load
 
     began = time.monotonic()
     fault = Fault(reshaped=4)
     found, whole = streamed(folder, f"shapes-{seed}", fault, seed), clean(folder)
+    one_size = streamed(folder, f"one-size-{seed}", replace(fault, resampled=True), seed)
     line = lines_of(fault, seed)
     sizes = {number: _size_seen(line.shape_of(number)) for number in range(COUNT) if number % 8}
     found.demand_counts(received=COUNT, accepted=len(sizes), rejected=0)
@@ -287,9 +289,12 @@ def changed_shape(seed: int, folder: Path) -> float:
     bytes_ = [sum(t.numel() * t.element_size() for t in each.values()) for each in (state, same)]
     demand(bytes_[0] == bytes_[1], f"a state of {bytes_[0]} bytes, {bytes_[1]} without changes")
     demand(_is_finite(found.state), "the state is not finite")
-    said = f"{found.psnr:.2f} dB, {whole.psnr:.2f} without changes; {[*line.shapes.values()]}"
+    said = (
+        f"{found.psnr:.2f} dB, {one_size.psnr:.2f} resampled to one size, {whole.psnr:.2f} without "
+        f"changes; {', '.join(line.shapes.values())}"
+    )
     print(said, file=sys.stderr, flush=True)
-    demand(found.psnr >= whole.psnr - 1.0, said)
+    demand(found.psnr >= one_size.psnr - 0.5, said)
     return time.monotonic() - began
 
 
