@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from everview.datasets.captures import Scale
-from everview.pipeline.posing.odometer import Odometer
+from everview.pipeline.posing.posed import PoseFinder
 from everview.pipeline.posing.sfm_source import SfmSource
 from everview.pipeline.posing.trajectory_errors import Alignment, TrajectoryErrors
 
@@ -15,16 +15,17 @@ _NOTHING_KNOWN = "the capture states no poses that move, so there is nothing to 
 
 
 def trajectory_figures(
-    origin: Odometer | SfmSource, scale: Scale
+    origin: PoseFinder | SfmSource, scale: Scale
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The value of `trajectory` in metrics.json, and what is missing in it, with the reason.
 
-    poses: odometry or sfm. alignment: SE3 for odometry, whose depth has the capture's unit; Sim3
-    for sfm, which has its own. unit: of lengths, those of the known poses. counts: of odometry.
+    scale: of the capture. poses: odometry, learned or sfm. alignment: SE3 for odometry, whose depth
+    has the capture's unit; Sim3 for the others, which have their own. unit: of lengths, those of
+    the known poses. counts: of a pose finder.
     """
-    if isinstance(origin, Odometer):
-        return _figures("odometry", origin.errors, "SE3", scale, dict(origin.counts))
-    return _figures("sfm", origin.errors, "Sim3", origin.capture_scale, None)
+    if isinstance(origin, SfmSource):
+        return _figures("sfm", origin.errors, "Sim3", origin.capture_scale, None)
+    return _figures(origin.name, origin.errors, origin.alignment, scale, dict(origin.counts))
 
 
 def _figures(

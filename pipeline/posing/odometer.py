@@ -268,6 +268,10 @@ class Odometer:
         height, width = image.shape[:2]
         return self._lens.camera(np.eye(4)).resized(width, height)
 
+    def points_world(self) -> np.ndarray | None:
+        """None: the frames' depth tells the scale."""
+        return None
+
     # --- snapshots ---
 
     def to_facts(self) -> dict[str, Any]:

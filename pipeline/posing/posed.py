@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor
 
 from everview.datasets.captures import Frame
@@ -35,6 +36,11 @@ class PoseFinder(Protocol):
 
     def pose(self, frame: Frame) -> Posed:
         """The next frame of the stream with the camera that was found for it."""
+        ...
+
+    def points_world(self) -> np.ndarray | None:
+        """Points that it has found, float32 [N, 3] in the world of its poses, for the gauge; None
+        where something else tells the scale."""
         ...
 
     def to_facts(self) -> dict[str, Any]:

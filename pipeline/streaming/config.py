@@ -45,9 +45,10 @@ class StreamConfig(SourceOptions):
     """short side of the frames the model sees, pixels"""
     hold_out: int = 8
     """keep every n-th frame from the model and compare with it (0: none)"""
-    poses: Literal["given", "sfm", "odometry"] = "given"
+    poses: Literal["given", "sfm", "odometry", "learned"] = "given"
     """sfm: from the pictures of a complete capture (pycolmap; a scale of its own). odometry: from
-    depth and picture as frames come (Open3D). Poses that are given then only measure those found"""
+    depth and picture as frames come (Open3D). learned: from pictures as they come, matched by a
+    network (a scale of its own). Poses that are given then only measure those found"""
     max_frames: int | None = None
     """stop after this many frames"""
     policies: StreamPolicies = field(default_factory=StreamPolicies)

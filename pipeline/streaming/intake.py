@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from everview.datasets.captures import Frame
-from everview.pipeline.posing.odometer import Odometer
+from everview.pipeline.posing.posed import PoseFinder
 from everview.pipeline.streaming.arrivals import Arrival, is_time
 from everview.pipeline.streaming.events import EventLog
 from everview.pipeline.streaming.frame_tensors import (
@@ -72,7 +72,7 @@ class Intake:
     """One stream's. counts: received, duplicate, late, gaps, missing (numbers never seen in time),
     unreadable, dropped, lost (by odometry); and what the session adds."""
 
-    def __init__(self, order: Order, out: Path, odometer: Odometer | None = None) -> None:
+    def __init__(self, order: Order, out: Path, odometer: PoseFinder | None = None) -> None:
         self.counts: Counter[str] = Counter()
         self.events = EventLog(out)
         self.odometer = odometer

@@ -33,7 +33,7 @@ from everview.models.gauge import Gauge, GaugeError, fit_gauge, moved_gauge
 from everview.models.scene_model import SceneModel
 from everview.models.state import SceneState, state_bytes, state_to_tensors
 from everview.pipeline.errors import InputRejected
-from everview.pipeline.posing.odometer import Odometer
+from everview.pipeline.posing.posed import PoseFinder
 from everview.pipeline.rendering.renderer import RenderedView, image_tensor, time_tensor
 from everview.pipeline.runs import FrameLog
 from everview.pipeline.runs.appended import AppendedFile, Mark
@@ -81,7 +81,7 @@ class Session:
         out: Path,
         world: World | None = None,
         weights_name: str = "unnamed",
-        odometer: Odometer | None = None,
+        odometer: PoseFinder | None = None,
         geometry: LiveGeometry | None = None,
     ):
         """model: in eval mode, on its device. out: the run directory; rows and snapshots go there.
@@ -378,7 +378,8 @@ class Session:
         keeps that of the one before."""
         cameras = Cameras.stack([frame.camera for frame in chunk])
         depth = stacked_depth(chunk)
-        points = self.world.points_world
+        finder = self.intake.odometer
+        points = self.world.points_world if finder is None else finder.points_world()
         try:
             return fit_gauge(
                 cameras,

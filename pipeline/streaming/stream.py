@@ -20,7 +20,6 @@ from everview.models.scene_model import SceneModel
 from everview.models.weight_files import weights_hash
 from everview.pipeline.evaluation.table import as_text, score_table
 from everview.pipeline.posing.figures import as_sentence
-from everview.pipeline.posing.odometer import Odometer
 from everview.pipeline.report import write_report
 from everview.pipeline.runs import RunDirectory, describe_device, peak_rss_mib, write_frames
 from everview.pipeline.runs.frames import FILE_NAME as FRAMES_NAME
@@ -35,7 +34,9 @@ from everview.pipeline.streaming.outputs import Exported, export_stream, live_ge
 from everview.pipeline.streaming.posing import (
     check_poses,
     conventions_of,
+    open_finder,
     seen_again,
+    streamed_info,
     with_trajectory,
 )
 from everview.pipeline.streaming.preparing import is_held_out, prepared
@@ -134,7 +135,7 @@ def stream_source(
                 with run.timed("export"):
                     again = seen_again(source, session)
                     exported = export_stream(session, again, config, run.path, progress)
-                exported = with_trajectory(exported, session.intake.odometer or source, session)
+                exported = with_trajectory(exported, source, session)
                 metrics = _write_results(run, session, exported, source.info.source, counts)
                 with run.timed("report"):
                     write_report(run.path)
@@ -152,9 +153,9 @@ def _open_session(
     run: RunDirectory, model: SceneModel, source: Source, config: StreamConfig, progress: Progress
 ) -> Session:
     """A new session, or the one that the run's last snapshot holds."""
-    info = source.info
+    info = streamed_info(source, config)
     world = World(info.scale, info.points_world)
-    odometer = Odometer(info.lens) if config.poses == "odometry" else None
+    odometer = open_finder(info, config, model.device)
     geometry = live_geometry(config, info.has_depth)
     session = Session(model, config.policies, run.path, world, config.weights, odometer, geometry)
     run.note(

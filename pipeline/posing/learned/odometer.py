@@ -122,7 +122,8 @@ class LearnedOdometer:
         self._matcher = matcher or load_matcher()
         self._lens = lens
         self._map = KeyframeMap(self.limits.keyframes, self.limits.window)
-        self._last = torch.eye(4, dtype=torch.float64)  # world-to-camera
+        self._c2w_cv = np.eye(4)
+        self._last = torch.eye(4, dtype=torch.float64)  # the same, world-to-camera
         self._step = torch.eye(4, dtype=torch.float64)  # the last frame's axes to the next one's
         self._lost_in_a_row = 0
         self._scale = 0.0
@@ -132,13 +133,14 @@ class LearnedOdometer:
         """The next frame of the stream with the camera that was found for it.
 
         Of a camera it comes with only the intrinsics are used; the pose is what it is measured by.
+        Depth, which has another unit, is left out.
         """
         camera = self._intrinsics(frame)
         if camera is None:
             return self._refused(frame, "no intrinsics for learned poses")
         looked = self._look(replace(frame, camera=camera, depth=None, mask=None))
         if self._previous is not None and np.array_equal(looked.small.image, self._previous):
-            return self._taken(frame, looked, self._last)  # a frozen camera must not seem to move
+            return self._given(frame, looked, self._c2w_cv)  # a frozen camera must not seem to move
         if not len(self._map):
             return self._first(frame, looked)
         sightings = self._sight(looked)
@@ -265,18 +267,21 @@ class LearnedOdometer:
         return number
 
     def _taken(self, frame: Frame, looked: _Looked, w2c: Tensor) -> Posed:
+        # products of rotations are rotations only up to rounding, and that adds up
+        return self._given(frame, looked, rigid_pose(inverse_rigid(w2c).numpy()))
+
+    def _given(self, frame: Frame, looked: _Looked, c2w_cv: np.ndarray) -> Posed:
         camera = self._intrinsics(frame)
         assert camera is not None
-        # products of rotations are rotations only up to rounding, and that adds up
-        c2w_cv = rigid_pose(inverse_rigid(w2c).numpy())
         w2c = inverse_rigid(torch.from_numpy(c2w_cv))
         step = log_se3(w2c @ inverse_rigid(self._last)) / (1 + self._lost_in_a_row)
         self._step = exp_se3(step)
-        self._last, self._previous, self._lost_in_a_row = w2c, looked.small.image, 0
+        self._c2w_cv, self._last, self._previous = c2w_cv, w2c, looked.small.image
+        self._lost_in_a_row = 0
         self.counts["posed"] += 1
         if frame.camera is not None:
             self.errors.add(c2w_cv, frame.camera.c2w_cv)
-        return Posed(replace(frame, camera=camera.moved(c2w_cv)))
+        return Posed(replace(frame, camera=camera.moved(c2w_cv), depth=None))
 
     def _refused(self, frame: Frame, problem: str) -> Posed:
         self.counts["lost"] += 1
@@ -295,6 +300,11 @@ class LearnedOdometer:
         height, width = image.shape[:2]
         return self._lens.camera(np.eye(4)).resized(width, height)
 
+    def points_world(self) -> np.ndarray | None:
+        """The points of the newest keyframes, float32 [N, 3]; None before the first frame."""
+        keys = [self._map.keyframes[number] for number in self._map.in_window()]
+        return np.concatenate([_points(key) for key in keys]) if keys else None
+
     # --- snapshots ---
 
     def to_facts(self) -> dict[str, Any]:
@@ -305,7 +315,7 @@ class LearnedOdometer:
             "next_number": self._map.next_number,
             "lost_in_a_row": self._lost_in_a_row,
             "scale": self._scale,
-            "last": self._last.tolist(),
+            "last": self._c2w_cv.tolist(),
             "step": self._step.tolist(),
             "counts": dict(self.counts),
             "errors": self.errors.to_facts(),
@@ -349,11 +359,18 @@ class LearnedOdometer:
         self._previous = tensors["previous"].numpy() if "previous" in tensors else None
         self._lost_in_a_row = int(facts["lost_in_a_row"])
         self._scale = float(facts["scale"])
-        self._last, self._step = (
-            torch.tensor(facts[name], dtype=torch.float64) for name in ("last", "step")
-        )
+        self._c2w_cv = np.array(facts["last"], np.float64).reshape(4, 4)
+        self._last = inverse_rigid(torch.from_numpy(self._c2w_cv))
+        self._step = torch.tensor(facts["step"], dtype=torch.float64).view(4, 4)
         self.counts = Counter(facts["counts"])
         self.errors = TrajectoryErrors.from_facts(facts["errors"])
+
+
+def _points(key: Keyframe) -> np.ndarray:
+    reference = key.reference
+    rays = torch.cat([reference.rays, torch.ones_like(reference.rays[:, :1])], -1)
+    points = rays / reference.rho[:, None] @ key.c2w[:3, :3].T + key.c2w[:3, 3]
+    return points.float().numpy()
 
 
 def _spread(looked: _Looked) -> Tensor:

@@ -13,7 +13,7 @@ from everview.datasets.captures import Frame
 from everview.datasets.errors import DataError
 from everview.datasets.lenses import Lens
 from everview.datasets.opening import open_capture
-from everview.pipeline.errors import UsageError
+from everview.pipeline.errors import InputRejected, UsageError
 from everview.pipeline.posing import sfm_source
 from everview.pipeline.preparing.poses_by_sfm import RecoveredPoses
 from everview.pipeline.streaming.events import read_events
@@ -127,7 +127,7 @@ def test_what_a_way_to_poses_needs_is_said_where_it_is_missing(config, tmp_path)
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     Image.new("RGB", (32, 32)).save(pictures / "0.png")
-    with pytest.raises(DataError, match=r"no camera poses.*--poses sfm, or with --poses odometry"):
+    with pytest.raises(DataError, match=r"no camera poses.*--poses sfm.*--poses odometry.*--poses learned"):
         stream_capture(replace(config, capture=str(pictures)), tmp_path / "c")
     assert not any((tmp_path / name).exists() for name in "abc")
 
@@ -142,3 +142,39 @@ def test_a_folder_with_depth_and_intrinsics_needs_no_poses(tmp_path):
     (frame,) = capture
     assert frame.camera is None
     assert np.allclose(frame.depth, 1.5)
+
+
+def test_learned_poses_stream_pictures_with_a_lens_and_are_measured(
+    walk, config, tmp_path, without_lpips, monkeypatch
+):
+    from everview.pipeline.streaming import posing
+    from tests.pipeline.posing.exact_matcher import ExactMatcher
+
+    class Moved(ExactMatcher):
+        def to(self, device):
+            return self
+
+    monkeypatch.setattr(posing, "load_matcher", lambda: Moved(walk))
+    wanted = replace(config, poses="learned", size=64, policies=POLICIES)
+    source = IteratedSource(iter(walk), "walk", scale="metric", has_depth=True)
+    done = stream_source(source, wanted, tmp_path / "run")
+    told = done.metrics["trajectory"]
+    assert (told["poses"], told["alignment"], told["unit"]) == ("learned", "Sim3", "m")
+    assert told["frames"] == 11
+    assert told["ate_share_of_path"] < 0.02
+    record = json.loads((done.run / "run.json").read_text())
+    assert record["gauge"]["rule"] == "median triangulated depth"
+    # depth in metres says nothing of pictures in a unit of their own
+    assert done.metrics["depth_abs_rel"] is None
+
+
+def test_learned_poses_without_their_weights_are_refused_in_a_sentence(
+    walk, config, tmp_path, monkeypatch
+):
+    from everview.models.pairs import files
+    from everview.pipeline.streaming import posing
+
+    monkeypatch.setattr(posing, "load_matcher", lambda: files.load_matcher(tmp_path / "nowhere"))
+    source = IteratedSource(iter(walk), "walk")
+    with pytest.raises(InputRejected, match="no weights called"):
+        stream_source(source, replace(config, poses="learned", size=64), tmp_path / "run")
