@@ -53,6 +53,13 @@ class Gauge:
         out[..., :3, 3] = turned * self.scale[:, None, None]
         return replace(cameras, c2w_cv=out.float(), intrinsics=cameras.intrinsics.float())
 
+    def cameras_to_world(self, cameras: Cameras) -> Cameras:
+        """Inverse of `cameras_to_model`, float64."""
+        pose = cameras.c2w_cv.to(self.rotation).clone()
+        pose[..., :3, :3] = self.rotation.mT[:, None] @ pose[..., :3, :3]
+        pose[..., :3, 3] = self.points_to_world(pose[..., :3, 3])
+        return replace(cameras, c2w_cv=pose)
+
     def points_to_world(self, points: Tensor) -> Tensor:
         """Model points [B, N, 3] in the capture's world, float64."""
         unscaled = points.to(self.rotation) / self.scale[:, None, None]

@@ -216,7 +216,9 @@ class SceneModel(nn.Module):
         if unknown:
             raise ValueError(f"no head {sorted(unknown)[0]!r}; known: {', '.join(HEADS)}")
         if query.cameras is None:
-            raise ValueError("a query without a camera asks where that was: no head answers it")
+            raise ValueError(
+                "a query without a camera asks where that was: SceneLocator answers it"
+            )
         cameras = view.gauge.cameras_to_model(query.cameras.to(self.device))
         time_s = view.clock.since_origin(query.time_s, cameras.shape[1])
         images = None if query.images is None else query.images.to(self.device)

@@ -127,7 +127,9 @@ def test_what_a_way_to_poses_needs_is_said_where_it_is_missing(config, tmp_path)
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     Image.new("RGB", (32, 32)).save(pictures / "0.png")
-    with pytest.raises(DataError, match=r"no camera poses.*--poses sfm.*--poses odometry.*--poses learned"):
+    with pytest.raises(
+        DataError, match=r"no camera poses.*--poses sfm.*--poses odometry.*--poses learned"
+    ):
         stream_capture(replace(config, capture=str(pictures)), tmp_path / "c")
     assert not any((tmp_path / name).exists() for name in "abc")
 
