@@ -9,6 +9,7 @@ Shapes: B scenes, V views, T tokens of a view, C channels, H rows, W columns.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable, Collection
@@ -18,20 +19,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from everview.datasets.cameras import Cameras
+from everview.datasets.cameras import Cameras, concatenate
 from everview.models.config import BankConfig, ModelConfig
 from everview.models.context import Context
+from everview.models.elastic import Elastic
 from everview.models.episode import Episode
 from everview.models.frame_bank import FrameBank, grown_bank, nearest_sources
 from everview.models.gauge import Gauge, fit_gauge
 from everview.models.heads import Decoded, Refinement, TokenHead
 from everview.models.layers import Plan, TokenGrid, build_stack
 from everview.models.layers.blocks import Run, block_length, recomputed, run_block, run_stack
+from everview.models.layers.fast_weight import FastWeightMemory
 from everview.models.queries import HEADS, EpisodeOutputs, Outputs, Query, View
 from everview.models.rays import TokenEmbedding
 from everview.models.reading import PackedStack, in_arithmetic
 from everview.models.schedule import CHUNK_CAUSAL, Schedule
 from everview.models.state import Clock, SceneState, StateError, in_products
+from everview.models.steps import StepPolicy
 from everview.models.sweep import PlaneSweep, Sources
 
 _CONFIDENT_ERROR = 0.1
@@ -94,6 +98,23 @@ class SceneModel(nn.Module):
             self._fingerprint = (versions, digest.hexdigest())
         return self._fingerprint[1]
 
+    def committing(self, step: StepPolicy, elastic: Elastic | None) -> SceneModel:
+        """This model with other policies of a commit; the slow weights are shared, not copied.
+
+        Its states are its own: what an elastic pull carries is part of them, and a step is part of
+        the equation that wrote them. So `fingerprint` differs, unless nothing does.
+        """
+        config = replace(self.config, step=step, elastic=elastic)
+        if config == self.config:
+            return self
+        shared = {id(t): t for t in (*self.parameters(), *self.buffers())}
+        other = copy.deepcopy(self, {**shared, id(self._packed): PackedStack()})
+        other.config, other._fingerprint = config, None
+        for layer in other.layers:
+            if isinstance(layer, FastWeightMemory):
+                layer.elastic = elastic
+        return other
+
     def compile_blocks(self, **options: Any) -> None:
         """torch.compile the parts with fixed shapes: layers in blocks, embedding, sweep, heads.
 
@@ -129,6 +150,7 @@ class SceneModel(nn.Module):
         depth_BVHW: Tensor | None = None,
         scale: str = "up_to_scale",
         gate_B: Tensor | None = None,
+        replayed_BR: Tensor | None = None,
         schedule: Schedule = CHUNK_CAUSAL,
         write: Callable[..., tuple[Any, ...]] | None = None,
     ) -> SceneState:
@@ -138,9 +160,10 @@ class SceneModel(nn.Module):
         capture's world; time in seconds.
         gauge: with the first chunk only; left out, it is fitted to that chunk (depth and scale as
         for `fit_gauge`).
-        gate_B: factor on the step per scene, 0 to discard the chunk. write: a captured form of
-        `write`. Raises StateError for a state of other weights, GaugeError when no gauge can be
-        fitted.
+        gate_B: factor on the step per scene, 0 to discard the chunk. replayed_BR: places in the
+        state's bank of frames that are written once more, in front of the chunk and as part of its
+        one update; the bank takes only what is new. write: a captured form of `write`.
+        Raises StateError for a state of other weights, GaugeError when no gauge can be fitted.
         """
         self._check(state)
         self._check_sizes(images_BV3HW, cameras_BV, state)
@@ -158,7 +181,10 @@ class SceneModel(nn.Module):
         time_s = clock.since_origin(time_s_BV, images.shape[1])
         steps = self.config.step.steps(state.clock.chunks)[:, None]
         steps = steps if gate_B is None else steps * gate_B.to(steps)[:, None]
-        layers = (write or self.write)(images, cameras, time_s, state.layers, steps, schedule)
+        chunk = (images, cameras, time_s)
+        if replayed_BR is not None:
+            chunk = _behind(self._kept(state, replayed_BR, cameras), *chunk)
+        layers = (write or self.write)(*chunk, state.layers, steps, schedule)
         capacity = 0 if self.config.bank is None else self.config.bank.capacity
         bank = grown_bank(state.bank, images, cameras, time_s, gate_B, capacity)
         return replace(state, layers=layers, clock=clock.ticked(gate_B), bank=bank)
@@ -385,6 +411,18 @@ class SceneModel(nn.Module):
         head_dim, window = self.config.attention_head_dim, self.config.window_used
         return TokenGrid.of(rows, columns, head_dim, self.device, window)
 
+    def _kept(self, state: SceneState, index_BR: Tensor, cameras: Cameras) -> FrameBank:
+        """Frames of the bank, to be written beside a chunk of these cameras."""
+        if state.bank is None:
+            raise ValueError("this state keeps no frames: there is nothing to replay")
+        kept, size = state.bank.cameras, (cameras.width, cameras.height)
+        if (kept.width, kept.height) != size:
+            raise ValueError(
+                f"frames of {kept.width}x{kept.height} can't be replayed in a chunk of "
+                f"{size[0]}x{size[1]}: an update's frames have one size"
+            )
+        return state.bank.select(index_BR)
+
     def _check_sizes(self, images: Tensor, cameras: Cameras, state: SceneState) -> None:
         lead, size = tuple(cameras.shape), (cameras.height, cameras.width)
         if images.shape != (*lead, 3, *size) or lead[0] != len(state.clock.chunks):
@@ -396,3 +434,14 @@ class SceneModel(nn.Module):
     def _check(self, state: SceneState) -> None:
         if state.fingerprint != self.fingerprint:
             raise StateError("this state is of other weights: replay the capture with these")
+
+
+def _behind(
+    bank: FrameBank, images: Tensor, cameras: Cameras, time_s: Tensor
+) -> tuple[Tensor, Cameras, Tensor]:
+    """A chunk's images, cameras in the gauge and times, with a bank's frames in front."""
+    return (
+        torch.cat([bank.pictures().to(images), images], 1),
+        concatenate([bank.cameras, cameras]),
+        torch.cat([bank.time_s, time_s], 1),
+    )

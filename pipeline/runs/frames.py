@@ -28,6 +28,7 @@ JOURNAL_NAME = "frames.jsonl"
 # `latency_ms`: from arrival to absorbed; `absorb_ms`: of the whole chunk's update. `residual`: PSNR
 # predicted before the frame was learned, `memory_residual`: of the memory alone. `gate`: the write
 # gate's verdict (accepted, rectified, rejected), with its reason and the number that decided.
+# `surprise` in dB, `step_factor`, frames `replayed`: of the chunk's update (streaming/learning.py).
 COLUMNS: dict[str, str] = {
     "id": "int64",
     "name": "string",
@@ -43,6 +44,9 @@ COLUMNS: dict[str, str] = {
     "gate": "string",
     "gate_reason": "string",
     "gate_measured": "double",
+    "surprise": "double",
+    "step_factor": "double",
+    "replayed": "int64",
     "state_mib": "double",
     "rss_mib": "double",
     "psnr": "double",

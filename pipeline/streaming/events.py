@@ -11,6 +11,7 @@
     {"event": "lens changed", "sequence": 45, "before": [0.8, 1.1, 0.5, 0.5], "after": [...], ...}
     {"event": "segment", "chunk": 12, "distance": 6.2, "replayed": 8, ...}    a new one begins with
     {"event": "gave way", "sequence": 50, "reason": "...", ...}  the write gate did
+    {"event": "replayed", "chunk": 9, "frames": 4, "times_s": [...], ...}   again, with this chunk
 
 `received` counts the arrivals up to then. There is no wall clock in it: the same arrivals give the
 same bytes, killed and resumed or not. A snapshot holds the file's mark.

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 from everview.pipeline.errors import UsageError
 from everview.pipeline.streaming.boundaries import Boundaries
+from everview.pipeline.streaming.commit import Commit
 from everview.pipeline.streaming.gate.thresholds import GateThresholds
+from everview.pipeline.streaming.replay import Replay
 from everview.pipeline.streaming.segments.policy import Segments
+from everview.pipeline.streaming.surprise import Surprise
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,23 @@ class StreamPolicies:
     prequential: Prequential = field(default_factory=Prequential)
     gate: GateThresholds = field(default_factory=GateThresholds)
     segments: Segments = field(default_factory=Segments)
+    commit: Commit = field(default_factory=Commit)
+    surprise: Surprise = field(default_factory=Surprise)
+    replay: Replay = field(default_factory=Replay)
 
     def __post_init__(self) -> None:
         if self.chunk_frames < (0 if self.boundaries.tokens else 1):
             raise UsageError(
                 f"chunk_frames {self.chunk_frames}: a chunk has at least one frame (0 leaves its "
                 "size to boundaries.tokens, a budget that must then be given)"
+            )
+        if self.surprise.is_on and not self.prequential.views:
+            raise UsageError(
+                f"surprise of {self.surprise.of} with prequential views 0: surprise is how wrong "
+                "predictions were; predict at least 1 frame of a chunk"
+            )
+        if self.replay.frames and self.replay.tolerated_db is not None and not self.retention_views:
+            raise UsageError(
+                f"replay at a drift of {self.replay.tolerated_db} dB with retention_views 0: "
+                "nothing measures it; draw at least 1 view, or replay by chunks"
             )

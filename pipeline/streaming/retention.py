@@ -92,6 +92,13 @@ class RetentionProbe:
         self.half.add(value)
         return value
 
+    @property
+    def drift_db(self) -> float | None:
+        """What the first chunk has lost since it was learned; None before two points."""
+        if self.half.first is None or self.half.count < 2:
+            return None
+        return self.half.first - self.half.last
+
     def half_life(self) -> tuple[float | None, str]:
         """In chunks, or None and the reason."""
         if not self.frames:

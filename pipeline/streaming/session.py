@@ -40,6 +40,7 @@ from everview.pipeline.runs.appended import AppendedFile, Mark
 from everview.pipeline.streaming.arrivals import Arrival
 from everview.pipeline.streaming.boundaries import Closed
 from everview.pipeline.streaming.chunks import ChunkLog
+from everview.pipeline.streaming.commit import check_commit
 from everview.pipeline.streaming.floors import RunningColour
 from everview.pipeline.streaming.flushes import Flushes
 from everview.pipeline.streaming.foresight import Foreseen, Foresight
@@ -54,6 +55,7 @@ from everview.pipeline.streaming.frame_tensors import (
 from everview.pipeline.streaming.gate.verdicts import Verdict
 from everview.pipeline.streaming.gate.write_gate import WriteGate
 from everview.pipeline.streaming.intake import Intake, Turn
+from everview.pipeline.streaming.learning import PLAIN, ChunkWrite, Learning
 from everview.pipeline.streaming.live_geometry import LiveGeometry
 from everview.pipeline.streaming.memory_use import resident_mib
 from everview.pipeline.streaming.pending import Pending
@@ -87,6 +89,7 @@ class Session:
         """model: in eval mode, on its device. out: the run directory; rows and snapshots go there.
         world: for the gauge. weights_name: recorded in snapshots. odometer: finds the cameras.
         geometry: what is fused on the way, if anything."""
+        self._trained, model = model, policies.commit.applied(model)
         self.model, self.policies, self.out = model, policies, Path(out)
         self.world = world or World()
         self.weights_name = weights_name
@@ -97,6 +100,7 @@ class Session:
         self.colour = RunningColour()
         self.retention = RetentionProbe()
         self.geometry = geometry
+        self.learning = Learning(policies, model.config.stack)
         self.chunks = ChunkLog(self.out)
         self.flushes = Flushes(self.out)
         self.refused = Tally()
@@ -292,12 +296,12 @@ class Session:
         if self._published is not None:
             foreseen = self.foresight.measure(chunk, self._published.renderer)
         begin = time.monotonic()
-        state_verdict = self._observe(chunk)
+        state_verdict = self._observe(chunk, foreseen)
         done = time.monotonic()
         self.absorb_s += done - begin
         number = self.num_chunks
         facts = {"chunk": number, "state_mib": self.state_mib(), "rss_mib": resident_mib()}
-        facts["absorb_ms"] = 1e3 * (done - begin)
+        facts |= {"absorb_ms": 1e3 * (done - begin), **self.learning.last.row()}
         self.chunk_latencies.add(facts["absorb_ms"])
         rows = []
         for place, pending in enumerate(self._pending):
@@ -328,7 +332,7 @@ class Session:
                 float(1 / self.gauge.scale[0]),
             )
 
-    def _observe(self, chunk: Sequence[Frame]) -> Verdict:
+    def _observe(self, chunk: Sequence[Frame], foreseen: dict[int, Foreseen]) -> Verdict:
         """The chunk through the model; publishes the new state unless the gate refuses it."""
         number, before = self.num_chunks, self._published
         distance = self.segments.leaves(chunk)
@@ -338,8 +342,12 @@ class Session:
             gauge, seam = self._fit_gauge(chunk), self.segments.seam()
         else:
             state = before.state
-        for frames in (*seam, chunk):
+        for frames in seam:
             state = self._written(frames, state, gauge if state.gauge is None else None)
+        # a memory that begins here has nothing to be surprised by, and no frames to replay
+        continued = None if gauge is not None else state
+        plan = self.learning.plan(chunk, foreseen, continued, self.retention.drift_db)
+        state = self._written(chunk, state, gauge if state.gauge is None else None, plan)
         verdict = self.gate.judge_state(state_to_tensors(state)[0])
         if verdict.is_written:
             if gauge is not None:
@@ -350,6 +358,7 @@ class Session:
                 self.intake.count("segment", chunk=number, distance=distance, replayed=replayed)
             self.segments.wrote(chunk, number)
             self._publish(state, number + 1)
+            self._note_replay(plan, len(chunk))
         else:
             for pending in self._pending:
                 self.counts[pending.verdict.kind] -= 1
@@ -357,16 +366,27 @@ class Session:
         return verdict
 
     def _written(
-        self, frames: Sequence[Frame], state: SceneState, gauge: Gauge | None
+        self,
+        frames: Sequence[Frame],
+        state: SceneState,
+        gauge: Gauge | None,
+        plan: ChunkWrite = PLAIN,
     ) -> SceneState:
         """The state after one update by frames of one size; gauge: with a state's first."""
         device = self.model.device
         cameras = Cameras.stack([frame.camera for frame in frames])[None].to(device=device)
         images = image_tensor([frame.image for frame in frames], device)
         times = time_tensor([frame.time_s for frame in frames], device)
-        fitted: dict[str, Any] = {} if gauge is None else {"gauge": gauge.to(device)}
+        given: dict[str, Any] = {} if gauge is None else {"gauge": gauge.to(device)}
+        given |= {"write": self._write, **plan.arguments(device)}
         with torch.no_grad(), mixed_precision(device):
-            return self.model.observe(images, cameras, times, state, **fitted, write=self._write)
+            return self.model.observe(images, cameras, times, state, **given)
+
+    def _note_replay(self, plan: ChunkWrite, frames: int) -> None:
+        self.learning.wrote(plan, frames)
+        if plan.replayed:
+            replayed = {"frames": len(plan.replayed), "times_s": plan.times_s}
+            self.intake.note("replayed", chunk=self.num_chunks, **replayed)
 
     def _publish(self, state: SceneState, num_chunks: int) -> None:
         atlas = self.segments.atlas
@@ -445,6 +465,8 @@ class Session:
             "foresight": self.foresight.to_facts(),
             "geometry": None if self.geometry is None else self.geometry.to_facts(),
             "retention": self.retention.to_facts(),
+            "commit": asdict(self.policies.commit),
+            "learning": self.learning.to_facts(),
             "colour": self.colour.to_facts(),
             "refused": dict(self.refused),
             "counts": dict(self.counts),
@@ -470,6 +492,7 @@ class Session:
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot. Raises InputRejected when other weights wrote it."""
         facts = snapshot.facts
+        check_commit(facts, self.policies.commit, self._trained)
         state = read_state(snapshot, self.model, self.weights_name)
         self.chunks.restore(facts["chunks"])
         self.gauge = state.gauge
@@ -496,6 +519,7 @@ class Session:
             for name in ("previous", "written")
         }
         self.gate.restore(facts["gate"], **last)
+        self.learning.restore(facts.get("learning"))
         self.intake.restore(facts["intake"], under_prefix("window", snapshot.frames))
         self.foresight.restore(facts["foresight"])
         if self.geometry is not None:

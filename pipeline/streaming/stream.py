@@ -171,7 +171,7 @@ def _open_session(
         weights={
             "name": config.weights,
             "hash": weights_hash(config.weights),
-            "fingerprint": model.fingerprint,
+            "fingerprint": session.model.fingerprint,
         },
     )
     snapshot, journal = load_snapshot(run.path), run.path / JOURNAL_NAME
@@ -261,6 +261,7 @@ def _note_stream(run: RunDirectory, session: Session, source: Source, counts: Qu
             "counts": session.account(),
             "skipped": [{"name": skip.name, "reason": skip.reason} for skip in source.skipped],
             "queue": asdict(counts),
+            "learning": session.learning.told(),
         },
     )
     write_cameras(run.path, session.trajectory, session.world.scale)
@@ -287,6 +288,7 @@ def _write_results(
         "chunk_ms_p50": session.chunk_latencies.percentile(50),
         "chunk_ms_p95": session.chunk_latencies.percentile(95),
         "queue": asdict(counts),
+        "learning": session.learning.told(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     values = exported.values | {
