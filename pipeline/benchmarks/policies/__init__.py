@@ -1,1 +1,1 @@
-"""What each policy of a stream gains on loops: `python -m everview.pipeline.benchmarks.policies`."""
+"""What policies of a stream gain on loops: `python -m everview.pipeline.benchmarks.policies`."""

@@ -38,7 +38,7 @@ POLICIES: Mapping[str, Mapping[str, Any]] = {
     BASE: {},
     "step 1": {"commit": Commit(step="constant", step_size=1.0)},
     "step 0.3": {"commit": Commit(step="constant", step_size=0.3)},
-    "step 1/sqrt(n), floor 0.1": {"commit": Commit(step="inverse-sqrt", step_size=0.1)},
+    "step 1/sqrt(n), floor 0.5": {"commit": Commit(step="inverse-sqrt", step_size=0.5)},
     "surprise of the memory": {"surprise": Surprise(of="memory")},
     "surprise of the picture": {"surprise": Surprise(of="picture")},
     "replay 4 frames, every chunk": {"replay": Replay(frames=4, every=1)},

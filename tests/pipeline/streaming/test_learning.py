@@ -105,7 +105,7 @@ def test_a_constant_full_step_goes_further_than_a_small_one(stream, model) -> No
 
 
 def seen(db: float) -> list[Foreseen]:
-    return [Foreseen(picture_db=db, memory_db=99.0)]
+    return [Foreseen(picture_db=db, memory_db=99.0, view=None)]
 
 
 def test_surprise_is_the_fast_mean_minus_the_slow_one_within_bounds() -> None:
