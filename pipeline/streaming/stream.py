@@ -16,6 +16,7 @@ from typing import Any
 
 from everview.datasets.errors import DataError
 from everview.kernels.backend import backends_in_use
+from everview.models.config import config_to_dict
 from everview.models.scene_model import SceneModel
 from everview.models.weight_files import weights_hash
 from everview.pipeline.evaluation.table import as_text, score_table
@@ -261,6 +262,10 @@ def _note_stream(run: RunDirectory, session: Session, source: Source, counts: Qu
             "counts": session.account(),
             "skipped": [{"name": skip.name, "reason": skip.reason} for skip in source.skipped],
             "queue": asdict(counts),
+            "commit": {
+                "step": config_to_dict(session.model.config.step),
+                "elastic": config_to_dict(session.model.config.elastic),
+            },
             "learning": session.learning.told(),
         },
     )

@@ -13,14 +13,17 @@ from everview.models.steps import ConstantStep
 from everview.models.weight_files import load_model
 from everview.pipeline.errors import InputRejected, UsageError
 from everview.pipeline.rendering.renderer import image_tensor, time_tensor
-from everview.pipeline.runs import read_frames
+from everview.pipeline.runs import read_frames, read_run
 from everview.pipeline.streaming.commit import Commit
 from everview.pipeline.streaming.events import read_events
 from everview.pipeline.streaming.foresight import Foreseen
+from everview.pipeline.streaming.learning import Learning
 from everview.pipeline.streaming.policies import Prequential, StreamPolicies
 from everview.pipeline.streaming.replay import Replay, Replayed
+from everview.pipeline.streaming.scenes import open_scene
 from everview.pipeline.streaming.session import Session, World
 from everview.pipeline.streaming.snapshots import load_snapshot
+from everview.pipeline.streaming.stream import stream_capture
 from everview.pipeline.streaming.surprise import Surprise, Surprised
 
 EVERYTHING = {
@@ -154,10 +157,13 @@ def test_replays_by_chunks_go_over_all_that_is_kept_but_the_newest(stream) -> No
     assert not every.choose(bank, 5, (32, 32), [])
 
 
-def test_the_controller_replays_more_the_more_is_forgotten_and_stops_when_it_is_held() -> None:
+def test_the_controller_replays_more_the_more_is_forgotten_and_nothing_while_it_is_held(stream):
+    bank = stream(count=12).published.state.bank
+
     def asked(drift_db: float, chunks: int = 40) -> float:
         controlled = Replayed(Replay(frames=1, tolerated_db=1.0, kp=0.2, ki=0.02))
-        due = [controlled._is_due([20.0, 20.0 - drift_db]) for _ in range(chunks)]
+        curve = [20.0, 20.0 - drift_db]
+        due = [bool(controlled.choose(bank, 2, (32, 32), curve)) for _ in range(chunks)]
         assert 0 <= controlled.integral <= 1
         assert 0 <= controlled.credit < 1
         return sum(due) / chunks
@@ -194,7 +200,44 @@ def test_replayed_frames_are_part_of_the_chunks_one_update(stream, model, frames
     assert not torch.equal(replayed.layers[1].weights, plain.layers[1].weights)
 
 
+def test_replay_is_refused_where_a_window_over_time_would_take_it_for_the_last_frames() -> None:
+    policies = StreamPolicies(replay=Replay(frames=2))
+    assert Learning(policies, "WTF").replayed.frames == 0
+    with pytest.raises(UsageError, match="window over time"):
+        Learning(policies, "WTSF")
+
+
 # --- all of them in a session ---
+
+
+def test_a_step_follows_from_what_was_predicted_before_the_chunk_was_learned(stream) -> None:
+    """The rows' residuals, which the state before the chunk gave, explain every factor."""
+    policy = Surprise(of="memory", doubling_db=0.2)
+    session = stream(count=24, surprise=policy, prequential=Prequential(1))
+    surprised = Surprised(policy)
+    rows = read_frames(session.out)
+    factors = []
+    for chunk in range(6):
+        own = [row for row in rows if row["chunk"] == chunk]
+        predicted = [row["memory_residual"] for row in own if row["memory_residual"] is not None]
+        expected = surprised.learn([Foreseen(0.0, db, view=None) for db in predicted])
+        assert {row["step_factor"] for row in own} == {expected}
+        factors.append(expected)
+    assert factors[0] == 1.0
+    assert len(set(factors)) > 3
+
+
+def test_a_run_says_what_its_policies_did_and_is_opened_with_them(config, tmp_path, without_lpips):
+    policies = replace(config.policies, **{**EVERYTHING, "replay": Replay(frames=2, every=1)})
+    done = stream_capture(replace(config, policies=policies), tmp_path / "run")
+    told = read_run(done.run)["stream"]
+    assert told["learning"]["replay"]["frames"] > 0
+    assert told["learning"] == done.metrics["details"]["learning"]
+    assert told["commit"]["step"] == {"kind": "ConstantStep", "value": 0.5}
+    assert told["commit"]["elastic"]["importance"] == {"kind": "MemoryAwareSynapses"}
+    scene = open_scene(done.run, device="cpu")
+    assert scene.state.layers[1].elastic is not None
+    assert scene.model.config.elastic.pull == 4.0
 
 
 def test_off_they_leave_a_session_as_it_is_bit_for_bit(stream) -> None:
