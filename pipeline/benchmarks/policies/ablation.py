@@ -110,7 +110,7 @@ def stream_walk(name: str, policies: Mapping[str, Any], walk: Walk, model: Scene
         session.finish()
         cpu_s = time.process_time() - begin
         last, first = (_scores(session, frames) for frames in (walk.last, walk.first))
-        curve = session.retention.curve
+        curve = session.retention.curve.values
         return Row(
             policy=name,
             loop=walk.loop.name,

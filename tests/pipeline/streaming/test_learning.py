@@ -144,33 +144,33 @@ def test_replays_by_chunks_go_over_all_that_is_kept_but_the_newest(stream) -> No
     replayed = Replayed(Replay(frames=2, every=2))
     asked = []
     for _ in range(12):
-        places = replayed.choose(bank, 2, (32, 32), [])
-        replayed.wrote(len(places))
+        places = replayed.choose(bank, (32, 32), None)
+        replayed.wrote(len(places), 2)
         asked.append(places)
     assert [bool(places) for places in asked] == [False, True] * 6
     assert {place for places in asked for place in places} == {0, 1, 2, 3}
     assert (replayed.times, replayed.frames) == (6, 12)
-    assert not replayed.choose(None, 2, (32, 32), [])
-    every = Replayed(Replay(frames=2, every=1))
-    assert every.choose(bank, 2, (32, 32), [])
-    assert not every.choose(bank, 2, (48, 32), [])
-    assert not every.choose(bank, 5, (32, 32), [])
+    every = Replayed(Replay(frames=2, every=1), newest=2)
+    assert every.choose(bank, (32, 32), None)
+    assert not every.choose(None, (32, 32), None)
+    assert not every.choose(bank, (48, 32), None)
+    every.wrote(2, 5)
+    assert not every.choose(bank, (32, 32), None)
 
 
 def test_the_controller_replays_more_the_more_is_forgotten_and_nothing_while_it_is_held(stream):
     bank = stream(count=12).published.state.bank
 
-    def asked(drift_db: float, chunks: int = 40) -> float:
+    def asked(drift_db: float | None, chunks: int = 40) -> float:
         controlled = Replayed(Replay(frames=1, tolerated_db=1.0, kp=0.2, ki=0.02))
-        curve = [20.0, 20.0 - drift_db]
-        due = [bool(controlled.choose(bank, 2, (32, 32), curve)) for _ in range(chunks)]
+        due = [bool(controlled.choose(bank, (32, 32), drift_db)) for _ in range(chunks)]
         assert 0 <= controlled.integral <= 1
         assert 0 <= controlled.credit < 1
         return sum(due) / chunks
 
     assert asked(0.5) == asked(1.0) == 0
     assert 0 < asked(1.5) < asked(3.0) <= 1
-    assert asked(math.nan) == asked(math.inf) == 0
+    assert asked(math.nan) == asked(math.inf) == asked(None) == 0
 
 
 def test_replayed_frames_are_part_of_the_chunks_one_update(stream, model, frames) -> None:
