@@ -43,15 +43,21 @@ class WindowState(NamedTuple):
     """The tail: slots of frames, sinks first, then the last frames, oldest first.
 
     keys, values: float32 [B, M, P, C], zeros where there is no frame; keys are normalised and
-    turned by their place in the image. ages: int64 [B, M], frames that came after the chunk a frame
-    was in, at most the window's length; -1 where there is no frame. count: int64 [B], frames that
-    were absorbed.
+    turned by their place in the image. ages: int64 [B, M], frames that came after a frame's chunk,
+    at most the window's length; -1 where there is no frame. absorbed: int64 [B], frames written.
     """
 
     keys: Tensor
     values: Tensor
     ages: Tensor
-    count: Tensor
+    absorbed: Tensor
+
+
+class FrameCells(NamedTuple):
+    """What frames write: keys and values [B, V, P, C]."""
+
+    keys: Tensor
+    values: Tensor
 
 
 class SlidingWindow(nn.Module):
@@ -82,26 +88,21 @@ class SlidingWindow(nn.Module):
         ages = torch.full((batch, slots), _EMPTY, device=weight.device)
         return WindowState(empty, empty.clone(), ages, ages.new_zeros(batch))
 
-    def project(self, normed_BVTC: Tensor, grid: TokenGrid) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, V, P, C] of frames: tokens averaged into cells, projected; keys
-        normalised and turned."""
+    def project(self, normed_BVTC: Tensor, grid: TokenGrid) -> FrameCells:
+        """Tokens averaged into cells and projected; keys normalised and turned."""
         assert grid.window is not None
         pooled = grid.window.pool.to(normed_BVTC.dtype) @ normed_BVTC
         keys, values = self.kv(pooled).chunk(2, dim=-1)
-        return self._placed(keys, self.key_norm, grid.window.cells).flatten(-2), values
+        keys = self._placed(keys, self.key_norm, grid.window.cells).flatten(-2)
+        return FrameCells(keys, values)
 
     def commit(
-        self,
-        keys: Tensor,
-        values: Tensor,
-        state: WindowState,
-        step_B: Tensor,
-        is_set: bool = False,
+        self, chunk: FrameCells, state: WindowState, step_B: Tensor, is_set: bool = False
     ) -> WindowState:
-        """The window after a chunk's frames [B, V, P, C]; as it was where the step is 0. is_set:
-        all of them stay, so that none is chosen by its place in the chunk."""
-        kept = max(self.frames, keys.shape[1]) if is_set else self.frames
-        after = self._advanced(state, keys, values, kept)
+        """The window after a chunk's frames; as it was where the step is 0. is_set: all of them
+        stay, so that none is chosen by its place in the chunk."""
+        kept = max(self.frames, chunk.keys.shape[1]) if is_set else self.frames
+        after = self._advanced(state, chunk, kept)
         if kept > self.frames:
             return after  # only training and evaluation know sets, and they close no gates
         closed = step_B == 0
@@ -126,21 +127,19 @@ class SlidingWindow(nn.Module):
         )
         return found.transpose(1, 2).unflatten(1, (views, tokens))
 
-    def _around(self, before: WindowState, keys: Tensor, values: Tensor) -> WindowState:
+    def _around(self, chunk: FrameCells, before: WindowState) -> WindowState:
         """What a chunk itself reads: its frames, and those in the window of its first one."""
-        return self._advanced(before, keys, values, self.frames - 1 + keys.shape[1])
+        return self._advanced(before, chunk, self.frames - 1 + chunk.keys.shape[1])
 
-    def _advanced(
-        self, state: WindowState, keys: Tensor, values: Tensor, frames: int
-    ) -> WindowState:
+    def _advanced(self, state: WindowState, chunk: FrameCells, frames: int) -> WindowState:
         """The window with a chunk's frames in it and the last `frames` of all kept; the first that
         ever leave them become sinks."""
-        arriving, held = keys.shape[1], state.ages.shape[1] - self.sinks
+        arriving, held = chunk.keys.shape[1], state.ages.shape[1] - self.sinks
         leaving = held + arriving - frames
         older = (state.ages + arriving).clamp_max(self.frames)
         older = older.masked_fill(state.ages == _EMPTY, _EMPTY)
         # where sink n, which is frame n, stands among those held and arriving
-        place = torch.arange(self.sinks, device=older.device) + held - state.count[:, None]
+        place = torch.arange(self.sinks, device=older.device) + held - state.absorbed[:, None]
         becomes = (place >= 0) & (place < leaving)
         place = place.clamp(0, leaving - 1)
 
@@ -151,10 +150,10 @@ class SlidingWindow(nn.Module):
             return torch.cat([sinks, row[:, leaving:]], dim=1)
 
         return WindowState(
-            moved(state.keys, keys),
-            moved(state.values, values),
+            moved(state.keys, chunk.keys),
+            moved(state.values, chunk.values),
             moved(older, older.new_zeros(1).expand(len(older), arriving)),
-            state.count + arriving,
+            state.absorbed + arriving,
         )
 
     # --- execution -----------------------------------------------------------------------------
@@ -182,22 +181,22 @@ class SlidingWindow(nn.Module):
     ) -> tuple[Tensor | None, WindowState]:
         """Interpret the plan's operations on the input tokens; None if none of them is read."""
         normed = self.norm(x_BVTC)
-        own_keys, own_values = self.project(normed, grid)
-        asked = None
-        if any(operation.kind == "apply" for operation in plan.operations):
-            asked = self._queries(normed, grid)
-        found, update = [], 0
-        written, last = (), None
+        cells = self.project(normed, grid)
+        reading = any(operation.kind == "apply" for operation in plan.operations)
+        asked = self._queries(normed, grid) if reading else None
+        found: list[Tensor] = []
+        update, own, around = 0, None, state
         for operation in plan.operations:
             span = plan.span(operation.chunks)
             if operation.kind == "apply":
-                own = operation.chunks == written and last[1].shape[1] > 1
-                window = self._around(*last) if own else state  # of one frame: the same
+                window = around if operation.chunks == own else state
                 found.append(self.read(asked[:, span], window, grid))
                 continue
-            chunk = [plan.context.whole_chunk(part[:, span]) for part in (own_keys, own_values)]
-            written, last = operation.chunks, (state, *chunk)
-            state = self.commit(*chunk, state, steps_BU[:, update], plan.is_set)
+            chunk = FrameCells(*(plan.context.whole_chunk(part[:, span]) for part in cells))
+            before, own = state, operation.chunks
+            state = self.commit(chunk, before, steps_BU[:, update], plan.is_set)
+            if reading:  # around one frame is what it left
+                around = self._around(chunk, before) if chunk.keys.shape[1] > 1 else state
             update += 1
         if asked is None:
             return None, state

@@ -60,11 +60,15 @@ def alike(found, expected) -> None:
         assert apart < APART, f"{name}: {apart:.2e}"
 
 
-@pytest.mark.parametrize("bank", [None, tiny().bank], ids=["memory alone", "with bank"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"bank": tiny().bank}, {"stack": "WTFSTF"}],
+    ids=["memory alone", "with bank", "window"],
+)
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @torch.inference_mode()
-def test_pictures_are_those_of_plain_queries_after_a_swap_too(bank, compiled) -> None:
-    model = gpu_model(bank=bank)
+def test_pictures_are_those_of_plain_queries_after_a_swap_too(changes, compiled) -> None:
+    model = gpu_model(**changes)
     if compiled:
         model.compile_blocks(dynamic=False)
     views = [model.freeze(seen_by(model, seed)[0], torch.bfloat16) for seed in (0, 1)]

@@ -14,6 +14,7 @@ from everview.models.captured import EAGER_USES, CapturedQuery, CapturedWrite
 from everview.models.config import WindowConfig, tiny
 from everview.models.context import Context
 from everview.models.episode import Episode
+from everview.models.layers.blocks import block_length
 from everview.models.layers.grid import TokenGrid
 from everview.models.layers.plan import Plan
 from everview.models.layers.sliding_window import SlidingWindow, WindowState
@@ -174,7 +175,7 @@ def test_positions_stay_in_the_trained_range_for_any_stream_and_any_size() -> No
         assert state.ages.min() >= -1
         assert state.ages.max() <= WINDOW.frames
     assert state.ages.tolist() == [[3, 2, 1, 0]]
-    assert state.count.tolist() == [40]
+    assert state.absorbed.tolist() == [40]
     spans = []
     for rows, columns in ((1, 1), (2, 3), (40, 9)):
         angles = TokenGrid.of(rows, columns, 8, torch.device("cpu"), WINDOW).window.tokens
@@ -431,6 +432,11 @@ def test_a_window_is_part_of_the_name_of_weights_that_have_one() -> None:
     other = WindowConfig(frames=5)
     assert scene_model(window=other).fingerprint == scene_model().fingerprint
     assert model_of(window=replace(WINDOW, frames=4)).fingerprint != model_of().fingerprint
+
+
+def test_a_stack_with_a_window_in_every_second_block_is_compiled_in_blocks_of_both() -> None:
+    assert block_length("WTFSTF" * 5) == 6
+    assert block_length("WTF" * 10) == 3
 
 
 @pytest.mark.slow
