@@ -1,4 +1,4 @@
-"""The window's ablations are paired: one change, equally many parameters and tokens."""
+"""The window's ablations are paired: one change, equally many tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from everview.models.scene_model import SceneModel
 from everview.workflows.recipes.ablations import (
     ABLATIONS,
     ablation_base,
-    window_of_whole_frames,
+    window_for_memory,
     window_over_time,
 )
 
@@ -21,17 +21,17 @@ def parameters(recipe) -> int:
         return sum(p.numel() for p in SceneModel(recipe().model).parameters())
 
 
-@pytest.mark.parametrize("recipe", [window_over_time, window_of_whole_frames])
-def test_a_window_costs_gates_and_changes_nothing_but_the_model(recipe) -> None:
+@pytest.mark.parametrize("recipe", [window_over_time, window_for_memory])
+def test_they_change_nothing_but_the_stack(recipe) -> None:
     base, windowed = ablation_base(), recipe()
     assert recipe in ABLATIONS
+    assert windowed.model == replace(base.model, stack=windowed.model.stack)
     assert replace(windowed, name=base.name, model=base.model) == base
+    assert len(windowed.model.stack) == len(base.model.stack)
     assert base.evaluation.streams == (16,)
+
+
+def test_a_window_in_place_of_attention_costs_gates_alone() -> None:
     gates = 5 * 4 * (256 + 1)
-    assert parameters(recipe) == parameters(ablation_base) + gates
-
-
-def test_the_window_of_whole_frames_holds_every_token() -> None:
-    config = window_of_whole_frames()
-    side = config.data.size // config.model.patch
-    assert config.model.window.cells == side
+    assert parameters(window_over_time) == parameters(ablation_base) + gates
+    assert parameters(window_for_memory) < parameters(ablation_base)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from everview.models.config import WindowConfig
 from everview.models.steps import ConstantStep
 from everview.pipeline.training.config import Augmentation, EpisodeShape, TrainConfig
 from everview.pipeline.training.learning_rate import Budget, RateSchedule, constant
@@ -83,9 +82,9 @@ def window_over_time() -> TrainConfig:
     return _model("window_over_time", stack="WTFSTF" * 5)
 
 
-def window_of_whole_frames() -> TrainConfig:
-    """The same with all 256 tokens of a frame in the window instead of 64 cells."""
-    return _model("window_of_whole_frames", stack="WTFSTF" * 5, window=WindowConfig(cells=16))
+def window_for_memory() -> TrainConfig:
+    """Every second T sees those frames instead; every W stays."""
+    return _model("window_for_memory", stack="WTFWSF" * 5)
 
 
 def bank_off() -> TrainConfig:
@@ -159,7 +158,7 @@ ABLATIONS: tuple[Callable[[], TrainConfig], ...] = (
     writes_all_three,
     step_one,
     window_over_time,
-    window_of_whole_frames,
+    window_for_memory,
     bank_off,
     adamw,
     no_depth,
