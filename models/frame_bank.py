@@ -80,6 +80,23 @@ class FrameBank:
             time_s=self.time_s[rows, index],
         )
 
+    def before(
+        self, images: Tensor, cameras: Cameras, time_s: Tensor
+    ) -> tuple[Tensor, Cameras, Tensor]:
+        """A chunk's images, cameras in the gauge and times, with these frames in front. ValueError
+        where they are of another size."""
+        kept, size = self.images.shape[-2:], images.shape[-2:]
+        if kept != size:
+            raise ValueError(
+                f"frames of {kept[1]}x{kept[0]} can't be replayed in a chunk of "
+                f"{size[1]}x{size[0]}: an update's frames have one size"
+            )
+        return (
+            torch.cat([self.pictures().to(images), images], 1),
+            concatenate([self.cameras, cameras]),
+            torch.cat([self.time_s, time_s], 1),
+        )
+
 
 def fitted(images: Tensor, cameras: Cameras, height: int, width: int) -> tuple[Tensor, Cameras]:
     """Images [B, V, 3, H, W] resampled to height x width, antialiased, and their cameras."""

@@ -5,8 +5,9 @@ Shapes: B scenes, V views, H rows, W columns.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,9 @@ from everview.models.gauge import Gauge
 from everview.models.state import Clock
 
 HEADS = ("rgb", "depth", "confidence", "memory_rgb")
+
+_CONFIDENT_ERROR = 0.1
+"""expected absolute colour error at which confidence is 1/e"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,21 @@ class Outputs:
     log_depth_direct: Tensor | None = None
     log_scale: Tensor | None = None
     confidence: Tensor | None = None
+
+    def shown(self, heads: Collection[str], gauge: Gauge) -> Outputs:
+        """What a query for these heads returns: colours clamped, depth in the capture's units."""
+        given = (self.rgb, self.direct_rgb, self.memory_rgb)
+        rgb, direct, memory = (None if x is None else x.clamp(0, 1) for x in given)
+        shown = Outputs(memory_rgb=memory)
+        if "rgb" in heads:
+            shown = replace(shown, rgb=rgb, direct_rgb=direct)
+        if "depth" in heads and self.log_depth is not None:
+            depth = gauge.depth_to_world(self.log_depth.exp())
+            shown = replace(shown, depth=depth, log_depth=self.log_depth)
+        if "confidence" in heads and self.log_scale is not None:
+            sure = torch.exp(-self.log_scale.exp() / _CONFIDENT_ERROR)
+            shown = replace(shown, confidence=sure, log_scale=self.log_scale)
+        return shown
 
 
 class EpisodeOutputs(NamedTuple):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from everview.datasets.cameras import Cameras, concatenate
+from everview.datasets.cameras import Cameras
 from everview.models.config import BankConfig, ModelConfig
 from everview.models.context import Context
 from everview.models.elastic import Elastic
@@ -27,6 +26,7 @@ from everview.models.episode import Episode
 from everview.models.frame_bank import FrameBank, grown_bank, nearest_sources
 from everview.models.gauge import Gauge, fit_gauge
 from everview.models.heads import Decoded, Refinement, TokenHead
+from everview.models.initialisation import initialise
 from everview.models.layers import Plan, TokenGrid, build_stack
 from everview.models.layers.blocks import Run, block_length, recomputed, run_block, run_stack
 from everview.models.layers.fast_weight import FastWeightMemory
@@ -37,8 +37,6 @@ from everview.models.schedule import CHUNK_CAUSAL, Schedule
 from everview.models.state import Clock, SceneState, StateError, in_products
 from everview.models.steps import StepPolicy
 from everview.models.sweep import PlaneSweep, Sources
-
-_CONFIDENT_ERROR = 0.1
 
 
 class SceneModel(nn.Module):
@@ -58,22 +56,7 @@ class SceneModel(nn.Module):
         self._fingerprint: tuple[tuple[int, ...], str] | None = None
         self._packed = PackedStack()
         self._run: Run = run_block
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """N(0, 0.02) linears; projections that end a residual branch scaled by 1/sqrt(2 layers)."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for name, parameter in self.layers.named_parameters():
-            if name.endswith(("out.weight", "contract.weight")):
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * len(self.layers)))
-        nn.init.zeros_(self.head.depth.weight)
-        if self.refine is not None:
-            nn.init.zeros_(self.refine.mix.weight)
-            nn.init.zeros_(self.refine.mix.bias)
+        initialise(self, self.layers, self.head, self.refine)
 
     # --- identity ------------------------------------------------------------------------------
 
@@ -183,7 +166,9 @@ class SceneModel(nn.Module):
         steps = steps if gate_B is None else steps * gate_B.to(steps)[:, None]
         chunk = (images, cameras, time_s)
         if replayed_BR is not None:
-            chunk = _behind(self._kept(state, replayed_BR, cameras), *chunk)
+            if state.bank is None:
+                raise ValueError("this state keeps no frames: there is nothing to replay")
+            chunk = state.bank.select(replayed_BR).before(*chunk)
         layers = (write or self.write)(*chunk, state.layers, steps, schedule)
         capacity = 0 if self.config.bank is None else self.config.bank.capacity
         bank = grown_bank(state.bank, images, cameras, time_s, gate_B, capacity)
@@ -256,27 +241,13 @@ class SceneModel(nn.Module):
             if outs.rgb is None or (bank and view.bank is not None):
                 pure = self._answer(cameras, images, time_s, view, False)
             outs = replace(outs, memory_rgb=pure.rgb)
-        return self._select(outs, heads, view.gauge)
+        return outs.shown(heads, view.gauge)
 
     def render(
         self, cameras_BV: Cameras, state: SceneState, time_s_BV: Tensor | None = None
     ) -> Outputs:
         """Freeze and query: novel views of `state`."""
         return self.query(Query(cameras_BV, time_s=time_s_BV), self.freeze(state))
-
-    def _select(self, outs: Outputs, heads: Collection[str], gauge: Gauge) -> Outputs:
-        given = (outs.rgb, outs.direct_rgb, outs.memory_rgb)
-        rgb, direct, memory = (None if x is None else x.clamp(0, 1) for x in given)
-        shown = Outputs(memory_rgb=memory)
-        if "rgb" in heads:
-            shown = replace(shown, rgb=rgb, direct_rgb=direct)
-        if "depth" in heads and outs.log_depth is not None:
-            depth = gauge.depth_to_world(outs.log_depth.exp())
-            shown = replace(shown, depth=depth, log_depth=outs.log_depth)
-        if "confidence" in heads and outs.log_scale is not None:
-            sure = torch.exp(-outs.log_scale.exp() / _CONFIDENT_ERROR)
-            shown = replace(shown, confidence=sure, log_scale=outs.log_scale)
-        return shown
 
     def _answer(
         self, cameras: Cameras, images: Tensor | None, time_s: Tensor, view: View, bank: bool
@@ -411,18 +382,6 @@ class SceneModel(nn.Module):
         head_dim, window = self.config.attention_head_dim, self.config.window_used
         return TokenGrid.of(rows, columns, head_dim, self.device, window)
 
-    def _kept(self, state: SceneState, index_BR: Tensor, cameras: Cameras) -> FrameBank:
-        """Frames of the bank, to be written beside a chunk of these cameras."""
-        if state.bank is None:
-            raise ValueError("this state keeps no frames: there is nothing to replay")
-        kept, size = state.bank.cameras, (cameras.width, cameras.height)
-        if (kept.width, kept.height) != size:
-            raise ValueError(
-                f"frames of {kept.width}x{kept.height} can't be replayed in a chunk of "
-                f"{size[0]}x{size[1]}: an update's frames have one size"
-            )
-        return state.bank.select(index_BR)
-
     def _check_sizes(self, images: Tensor, cameras: Cameras, state: SceneState) -> None:
         lead, size = tuple(cameras.shape), (cameras.height, cameras.width)
         if images.shape != (*lead, 3, *size) or lead[0] != len(state.clock.chunks):
@@ -434,14 +393,3 @@ class SceneModel(nn.Module):
     def _check(self, state: SceneState) -> None:
         if state.fingerprint != self.fingerprint:
             raise StateError("this state is of other weights: replay the capture with these")
-
-
-def _behind(
-    bank: FrameBank, images: Tensor, cameras: Cameras, time_s: Tensor
-) -> tuple[Tensor, Cameras, Tensor]:
-    """A chunk's images, cameras in the gauge and times, with a bank's frames in front."""
-    return (
-        torch.cat([bank.pictures().to(images), images], 1),
-        concatenate([bank.cameras, cameras]),
-        torch.cat([bank.time_s, time_s], 1),
-    )

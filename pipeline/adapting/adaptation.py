@@ -31,6 +31,7 @@ from everview.pipeline.evaluation.protocols import CHUNK_FRAMES, Split, in_chunk
 from everview.pipeline.evaluation.scene_frames import SceneFrames
 from everview.pipeline.evaluation.scene_scores import observe_chunks, render_targets
 from everview.pipeline.rendering.renderer import image_tensor, time_tensor
+from everview.pipeline.streaming.frame_tensors import stacked_depth
 from everview.pipeline.training.averaging import model_with
 from everview.pipeline.training.optimisers import Optimiser
 from everview.pipeline.training.step import Objective, training_step
@@ -95,7 +96,8 @@ class Adaptation:
         self.model.train()
         truth = picture_tensor([self.scene.frames[i].image for i in split.targets])
         mask = target_masks(self.scene, split)
-        drawn = ([v.image for v in views], [v.memory_image for v in views])
+        pure_images = [v.memory_image for v in views if v.memory_image is not None]
+        drawn = ([v.image for v in views], pure_images)
         scores = [score_images(picture_tensor(images), truth, mask=mask) for images in drawn]
         full, pure = (score.psnr.mean().item() for score in scores)
         loss = torch.stack(self._losses).mean().item() if self._losses else None
@@ -135,15 +137,13 @@ class Adaptation:
     def _views(self, indices: tuple[int, ...]) -> Views:
         device = self.model.device
         frames = [self.scene.frames[i] for i in indices]
-        depth = None
-        if all(frame.depth is not None for frame in frames):
-            stacked = np.stack([frame.depth for frame in frames])
-            depth = torch.from_numpy(stacked)[None].to(device=device, dtype=torch.float32)
+        cameras = [frame.camera for frame in frames if frame.camera is not None]
+        depth = stacked_depth(frames)
         return Views(
             image_tensor([frame.image for frame in frames], device),
-            Cameras.stack([frame.camera for frame in frames])[None].to(device=device),
+            Cameras.stack(cameras)[None].to(device=device),
             time_tensor([frame.time_s for frame in frames], device),
-            depth,
+            None if depth is None else torch.from_numpy(depth)[None].to(device).float(),
         )
 
 

@@ -123,9 +123,8 @@ def adaptation_charts(run: RunContents) -> list[Chart]:
     if run.record.get("verb") != "adapt":
         return []
     checks = [line for line in run.curve if isinstance(line.get("held_out"), dict)]
-    seconds = [check.get("elapsed_s") for check in checks]
-    if not all(_is_number(value) for value in seconds):
-        return []
+    checks = [check for check in checks if _is_number(check.get("elapsed_s"))]
+    seconds = [float(check["elapsed_s"]) for check in checks]
     names = checks[0]["held_out"] if checks else ()
     chart = line_chart(
         "Gain",
