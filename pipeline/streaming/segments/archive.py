@@ -71,11 +71,14 @@ def read_segment(run: Path, name: str) -> Segment:
     """What is known of an archived segment without its state. Raises InputRejected."""
     content = _content(run, name)
     told, held = _told(content, name), _loaded(content, name)
-    rotation, origin, scale = (held[f"state.gauge.{part}"] for part in _GAUGE)
-    gauge = Gauge(rotation, origin, scale, told["state"]["gauge_rule"])
-    covered = Covered(held["covered"].numpy(), int(told["stride"]), int(told["seen"]))
-    first, end = told["chunks"]
-    return Segment(int(told["number"]), gauge, covered, (int(first), int(end)), name)
+    try:
+        rotation, origin, scale = (held[f"state.gauge.{part}"] for part in _GAUGE)
+        gauge = Gauge(rotation, origin, scale, str(told["state"]["gauge_rule"]))
+        covered = Covered(held["covered"].numpy(), int(told["stride"]), int(told["seen"]))
+        first, end = (int(chunk) for chunk in told["chunks"])
+        return Segment(int(told["number"]), gauge, covered, (first, end), name)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputRejected(f"{run / FOLDER / name} is no archived segment: {error!r}") from error
 
 
 def read_state(run: Path, name: str, model: SceneModel) -> SceneState:
@@ -84,7 +87,7 @@ def read_state(run: Path, name: str, model: SceneModel) -> SceneState:
     tensors = under_prefix("state", _loaded(content, name))
     try:
         state = state_from_tensors(tensors, _told(content, name)["state"], model.init_state(1))
-    except StateError as error:
+    except (StateError, KeyError, AttributeError) as error:
         raise InputRejected(f"{run / FOLDER / name} can't be used: {error}") from error
     return to_device(state, model.device)
 
@@ -121,10 +124,10 @@ def _told(content: bytes, name: str) -> dict[str, Any]:
     """The JSON in the header's metadata."""
     try:
         (length,) = struct.unpack("<Q", content[:8])
-        value = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["segment"])
+        told = json.loads(content[8 : 8 + length])["__metadata__"]["segment"]
+        return dict(json.loads(told))
     except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputRejected(f"the archived segment {name} can't be read: {error}") from error
-    return dict(value)
 
 
 def _hash(content: bytes) -> str:

@@ -1,5 +1,6 @@
 """Segments: a walk that leaves its gauge, archived states, queries to the nearest, kills."""
 
+import hashlib
 import json
 import threading
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save
 
 from everview.datasets.cameras import Camera
 from everview.datasets.captures import Frame
@@ -23,7 +25,7 @@ from everview.pipeline.streaming.chunks import read_chunks
 from everview.pipeline.streaming.events import read_events
 from everview.pipeline.streaming.policies import Prequential, StreamPolicies
 from everview.pipeline.streaming.scenes import open_scene
-from everview.pipeline.streaming.segments.archive import FOLDER, read_state
+from everview.pipeline.streaming.segments.archive import FOLDER, read_segment, read_state
 from everview.pipeline.streaming.segments.atlas import Atlas, Segment
 from everview.pipeline.streaming.segments.covered import Covered
 from everview.pipeline.streaming.segments.policy import Segments
@@ -69,6 +71,10 @@ def ahead(count: int, size: int = 32) -> list[Frame]:
         picture = coarse.repeat(size // 8, 0).repeat(size // 8, 1)
         frames.append(Frame(index, f"{index:03d}.png", picture, camera, 0.1 * index))
     return frames
+
+
+def sizes(session):
+    return [chunk["frames"] for chunk in read_chunks(session.out)]
 
 
 def tensors(session):
@@ -355,6 +361,20 @@ def test_an_archived_segment_answers_as_the_state_that_was_frozen(make, model):
     assert_same_picture(view, session.render(every[1].camera, 0.1))
     with pytest.raises(InputRejected, match="no name of an archived segment"):
         read_state(session.out, "../run.json", model)
+
+
+def test_a_file_that_is_no_segment_is_one_clear_sentence_whatever_its_name_says(make, model):
+    session = make()
+    (session.out / FOLDER).mkdir()
+    for content in (b"", b"x" * 64, save({"covered": torch.zeros(2, 7)}, {"segment": "[1]"}),
+                    save({"covered": torch.zeros(2, 7)}, {"segment": '{"state": 3}'})):  # fmt: skip
+        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+        name = f"00000000-{digest}.safetensors"
+        (session.out / FOLDER / name).write_bytes(content)
+        for read in (lambda name: read_segment(session.out, name),
+                     lambda name: read_state(session.out, name, model)):  # fmt: skip
+            with pytest.raises(InputRejected, match=name):
+                read(name)
 
 
 def test_a_streamed_run_answers_from_its_segments_wherever_it_is_opened(
