@@ -45,7 +45,7 @@ def slow_viewer(seed: int, folder: Path) -> float:
     views = 0
     for count in range(2 * _ROUNDS):
         is_watched = count % 2 == 1
-        asking = Asking(session, lambda n: capture[7 * n].camera, 1000.0, slowness=10)
+        asking = Asking(session, lambda n: capture.camera(7 * n), 1000.0, slowness=10)
         with asking if is_watched else nullcontext():
             before = time.monotonic()
             for _ in range(_SPAN):

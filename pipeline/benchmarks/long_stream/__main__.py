@@ -136,7 +136,7 @@ def measure(setting: Setting, run: Path) -> LongStreamReport:
     with ExitStack() as stack:
         if setting.viewer:
             asking = stack.enter_context(
-                Asking(session, lambda n: capture[7 * n].camera, setting.viewer)
+                Asking(session, lambda n: capture.camera(7 * n), setting.viewer)
             )
         feeder = stack.enter_context(
             Feeder(

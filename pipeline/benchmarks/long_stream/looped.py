@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from everview.datasets.cameras import Camera
 from everview.datasets.captures import Capture, CaptureInfo, Frame, Skip
 from everview.datasets.listed import check_state
 from everview.datasets.procedural.rendering import render_views
@@ -58,6 +59,12 @@ class LoopedCapture(Capture):
         place = index % (2 * self.drawn - 2)
         drawn = self._kept[min(place, 2 * self.drawn - 2 - place)]
         return replace(drawn, index=index, name=f"{index:06d}", time_s=index / FRAMES_PER_S)
+
+    def camera(self, index: int) -> Camera:
+        """That of frame `index`."""
+        camera = self[index].camera
+        assert camera is not None
+        return camera
 
     def __iter__(self) -> Iterator[Frame]:
         while self._next < self._frames:
