@@ -11,6 +11,7 @@ MiB, and after a kill the voxels are made from them again: a grid of voxels woul
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,9 +52,10 @@ class Keyframes:
         self.most, self.unit, self.spacing = most, unit, spacing
         self.items: list[Keyframe] = []
 
-    def is_apart(self, camera: Camera) -> bool:
-        """Whether a view from there would join."""
-        return not self.items or self._nearest(camera, self.items) >= self.spacing
+    def is_apart(self, camera: Camera, joining: Sequence[Camera] = ()) -> bool:
+        """Whether a view from there would join. joining: others that will."""
+        others = [*self._cameras(self.items), *joining]
+        return not others or self._nearest(camera, others) >= self.spacing
 
     def add(self, keyframe: Keyframe) -> bool:
         """Take one that `is_apart`; whether others had to go."""
@@ -63,15 +65,18 @@ class Keyframes:
         while len(self.items) > max(1, int(_THINNED * self.most)):
             self.spacing *= _WIDER
             kept: list[Keyframe] = []
-            for item in self.items:
-                assert item.frame.camera is not None
-                if not kept or self._nearest(item.frame.camera, kept) >= self.spacing:
+            for item, camera in zip(self.items, self._cameras(self.items), strict=True):
+                if not kept or self._nearest(camera, self._cameras(kept)) >= self.spacing:
                     kept.append(item)
             self.items = kept
         return True
 
-    def _nearest(self, camera: Camera, among: list[Keyframe]) -> float:
-        poses = np.stack([item.frame.camera.c2w_cv for item in among if item.frame.camera])
+    @staticmethod
+    def _cameras(items: Sequence[Keyframe]) -> list[Camera]:
+        return [item.frame.camera for item in items if item.frame.camera is not None]
+
+    def _nearest(self, camera: Camera, among: Sequence[Camera]) -> float:
+        poses = np.stack([other.c2w_cv for other in among])
         way = np.linalg.norm(poses[:, :3, 3] - camera.centre, axis=1) / self.unit
         # trace(A^T B) = 1 + 2 cos of the angle between two rotations
         traces = np.einsum("nij,ij->n", poses[:, :3, :3], camera.c2w_cv[:3, :3])

@@ -69,6 +69,8 @@ class StreamConfig(SourceOptions):
     """frames of a chunk that are fused at most"""
     fusion_masks_moving: bool = True
     """leave out of the geometry what the memory was sure of and did not find in the frame"""
+    measured_depths: int = 64
+    """frames whose depth, as the sensor gave it, mesh.ply is measured against (0: none)"""
     mesh: bool = True
     """make mesh.ply (needs the extra `geometry`)"""
     device: str = "auto"
@@ -83,10 +85,8 @@ class StreamConfig(SourceOptions):
         for name in ("video_frames", "review_views", "measured_views"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)}: at least 1")
-        if self.fusion_views < 0 or self.fusion_per_chunk < 1:
-            raise UsageError(
-                f"fusion_views {self.fusion_views}, fusion_per_chunk {self.fusion_per_chunk}: "
-                "0 views or more, and at least 1 of a chunk"
-            )
+        for name, least in (("fusion_views", 0), ("measured_depths", 0), ("fusion_per_chunk", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} {getattr(self, name)}: at least {least}")
         if self.max_frames is not None and self.max_frames < 1:
             raise UsageError(f"max_frames {self.max_frames}: at least 1")

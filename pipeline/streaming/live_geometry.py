@@ -6,13 +6,14 @@ capture has one, else what the memory sees in the frame once it has learned it. 
 sure of and did not find in the frame has moved, and is left out. The frames are never read again,
 so a camera that was there once leaves points and a mesh like a file.
 
-The cost is bounded per chunk: a keyframe that wasn't drawn anyway is drawn at half the size.
+The cost is bounded per chunk: keyframes that weren't drawn anyway are drawn together, at a quarter
+of the size.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from everview.datasets.cameras import Camera
 from everview.datasets.captures import Frame
 from everview.datasets.resampling import fitted_size, resize
 from everview.pipeline.errors import UsageError
@@ -39,15 +41,19 @@ from everview.pipeline.streaming.frame_tensors import (
 _MOST_SIDE = (
     256  # short side of a keyframe: larger frames are shrunk, finer voxels aren't asked for
 )
+_DRAWN_SHARE = 0.25  # of a side, where a frame is drawn for this alone
+_LEAST_SIDE = 32
 _TRUSTED_SHARE = 0.7  # of a view's predicted pixels, the most confident
 
 
 @dataclass(frozen=True)
 class GeometryOptions:
-    """views: keyframes at most. per_chunk: of a chunk at most. has_mesh: also a mesh (Open3D).
-    is_measured: depth comes with the frames. masks_moving: leave out what moved."""
+    """views: keyframes at most. patch: of the model, pixels. per_chunk: keyframes of a chunk at
+    most. has_mesh: also a mesh (Open3D). is_measured: depth comes with the frames. masks_moving:
+    leave out what moved."""
 
     views: int
+    patch: int
     per_chunk: int = 2
     has_mesh: bool = True
     is_measured: bool = False
@@ -89,21 +95,14 @@ class LiveGeometry:
             self._open(scene_depth)
         scene = self._scene
         assert scene is not None
-        spread = np.linspace(0, len(chunk) - 1, min(self.options.per_chunk, len(chunk)))
-        order = dict.fromkeys([*foreseen, *spread.round().astype(int).tolist(), *range(len(chunk))])
-        taken = 0
-        for place in order:
-            frame = chunk[place]
-            has_depth = frame.depth is not None and bool((frame.depth > 0).any())
-            if self.options.is_measured and not has_depth:
-                continue
-            if not scene.keyframes.is_apart(frame.camera):
-                continue
-            scene.add(self._keyframe(frame, foreseen.get(place), before, after))
-            taken += 1
-            if taken == self.options.per_chunk:
-                break
-        self._is_shown &= taken == 0
+        places = self._chosen(chunk, foreseen, scene.keyframes)
+        frames = {place: self._shrunk(chunk[place]) for place in places}
+        expected = dict(foreseen) if before is not None else {}
+        if self.options.masks_moving and before is not None:
+            expected |= self._drawn_small(before, frames.keys() - foreseen.keys(), frames)
+        for place, frame in frames.items():
+            scene.add(self._keyframe(frame, expected.get(place), after))
+        self._is_shown &= not frames
         self.spent_s += time.monotonic() - begin
 
     def show(self, out: Path) -> None:
@@ -121,17 +120,46 @@ class LiveGeometry:
         voxel = voxel_size_for(scene_depth, self.options.is_measured)
         self._scene = SceneGeometry(keyframes, voxel, self.options.has_mesh)
 
-    def _keyframe(
-        self,
-        frame: Frame,
-        expected: RenderedView | None,
-        before: Renderer | None,
-        after: Renderer,
-    ) -> Keyframe:
-        patch = after.model.config.patch
+    def _chosen(
+        self, chunk: Sequence[Frame], foreseen: Mapping[int, RenderedView], known: Keyframes
+    ) -> list[int]:
+        """Places of the frames that become keyframes, in order."""
+        spread = np.linspace(0, len(chunk) - 1, min(self.options.per_chunk, len(chunk)))
+        order = dict.fromkeys([*foreseen, *spread.round().astype(int).tolist(), *range(len(chunk))])
+        chosen: dict[int, Camera] = {}
+        for place in order:
+            frame = chunk[place]
+            has_depth = frame.depth is not None and bool((frame.depth > 0).any())
+            if self.options.is_measured and not has_depth:
+                continue
+            if known.is_apart(frame.camera, list(chosen.values())):
+                chosen[place] = frame.camera
+            if len(chosen) == self.options.per_chunk:
+                break
+        return sorted(chosen)
+
+    def _shrunk(self, frame: Frame) -> Frame:
         height, width = frame.image.shape[:2]
-        if min(height, width) > _MOST_SIDE:
-            frame = resize(frame, *fitted_size(width, height, _MOST_SIDE, patch))
+        if min(height, width) <= _MOST_SIDE:
+            return frame
+        return resize(frame, *fitted_size(width, height, _MOST_SIDE, self.options.patch))
+
+    def _drawn_small(
+        self, renderer: Renderer, places: Collection[int], frames: Mapping[int, Frame]
+    ) -> dict[int, RenderedView]:
+        """What a renderer expects of some frames, at a share of their size."""
+        cameras = [frames[place].camera for place in sorted(places)]
+        if not cameras:
+            return {}
+        smaller = []
+        for camera in cameras:
+            short = max(_LEAST_SIDE, round(min(camera.width, camera.height) * _DRAWN_SHARE))
+            size = fitted_size(camera.width, camera.height, short, self.options.patch)
+            smaller.append(camera.resized(*size))
+        times = [frames[place].time_s for place in sorted(places)]
+        return dict(zip(sorted(places), renderer.render(smaller, times), strict=True))
+
+    def _keyframe(self, frame: Frame, expected: RenderedView | None, after: Renderer) -> Keyframe:
         if self.options.is_measured:
             depth = np.nan_to_num(frame.depth.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
             confidence = np.full(depth.shape, 255, np.uint8)
@@ -140,9 +168,7 @@ class LiveGeometry:
             limit = np.quantile(seen.confidence, 1 - _TRUSTED_SHARE)
             depth = np.where(seen.confidence >= limit, seen.depth, 0).astype(np.float32)
             confidence = np.clip(np.round(255 * seen.confidence), 1, 255).astype(np.uint8)
-        if self.options.masks_moving and before is not None:
-            if expected is None:
-                expected = _drawn_small(before, frame, patch)
+        if self.options.masks_moving and expected is not None:
             moved = moving_pixels(frame.image, expected.image, expected.confidence)
             depth[moved] = 0
             self._num_masked += 1
@@ -204,10 +230,3 @@ def keyframes_from_tensors(facts: dict[str, Any], tensors: dict[str, Tensor]) ->
         frame = next(iter(frames_from_tensors(parts)))
         made.append(Keyframe(frame, parts["confidence"].numpy()))
     return made
-
-
-def _drawn_small(renderer: Renderer, frame: Frame, patch: int) -> RenderedView:
-    """What a renderer expects at half the size of a frame."""
-    half = max(patch, min(frame.camera.width, frame.camera.height) // 2)
-    size = fitted_size(frame.camera.width, frame.camera.height, half, patch)
-    return next(iter(renderer.render([frame.camera.resized(*size)], [frame.time_s])))

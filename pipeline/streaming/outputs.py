@@ -15,6 +15,7 @@ from everview.pipeline.rendering.path_export import export_path
 from everview.pipeline.runs.metrics import DEPTH_KEYS, FLOORS, IMAGE_KEYS
 from everview.pipeline.streaming.config import StreamConfig
 from everview.pipeline.streaming.floors import StreamFloors
+from everview.pipeline.streaming.geometry_review import measure_mesh
 from everview.pipeline.streaming.live_geometry import GeometryOptions, LiveGeometry
 from everview.pipeline.streaming.preparing import prepared, read_again, readable_again
 from everview.pipeline.streaming.progress import Progress
@@ -83,12 +84,14 @@ def _compare(
     missing = _reasons(review, floors, lpips_source, config)
     if review.rows and "depth_abs_rel" in values:
         values["depth_alignment"] = review.alignment
-    told, absent = _write_geometry(session, out)
+    told, absent = _write_geometry(session, capture, config, out, progress)
     details |= told
     return Exported(values | {"details": details}, missing | absent, review.rows)
 
 
-def _write_geometry(session: Session, out: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _write_geometry(
+    session: Session, capture: Capture, config: StreamConfig, out: Path, progress: Progress
+) -> tuple[dict[str, Any], dict[str, str]]:
     """points.ply and mesh.ply: what is told of them, and why one is not there."""
     geometry = session.geometry
     report = None if geometry is None else geometry.write(out)
@@ -97,17 +100,28 @@ def _write_geometry(session: Session, out: Path) -> tuple[dict[str, Any], dict[s
     told = {k: v for k, v in asdict(report).items() if k != "missing"}
     told["moved_share"] = geometry.moved_share
     told["share_of_updates"] = geometry.spent_s / max(session.absorb_s, 1e-9)
+    told["to_sensor"] = measure_mesh(
+        capture,
+        session.trajectory,
+        out,
+        session.world.scale,
+        report.voxel_size,
+        config.measured_depths,
+        progress,
+    )
     return {"geometry": told}, report.missing
 
 
-def live_geometry(config: StreamConfig, has_depth: bool) -> LiveGeometry | None:
-    """What a stream fuses on the way; None if it was told not to. has_depth: measured."""
+def live_geometry(config: StreamConfig, has_depth: bool, patch: int) -> LiveGeometry | None:
+    """What a stream fuses on the way; None if it was told not to. has_depth: measured. patch: of
+    the model, pixels."""
     if config.fusion_views < 1:
         return None
     # measured depth costs no look into the state, so more of it can be had for the same time
     return LiveGeometry(
         GeometryOptions(
             views=config.fusion_views * (2 if has_depth else 1),
+            patch=patch,
             per_chunk=config.fusion_per_chunk,
             has_mesh=config.mesh,
             is_measured=has_depth,

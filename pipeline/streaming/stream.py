@@ -30,6 +30,7 @@ from everview.pipeline.streaming.arrivals import Arrival
 from everview.pipeline.streaming.camera_files import write_cameras
 from everview.pipeline.streaming.config import StreamConfig
 from everview.pipeline.streaming.feeder import Feeder, QueueCounts
+from everview.pipeline.streaming.geometry_review import as_sentence as mesh_sentence
 from everview.pipeline.streaming.interrupts import Interrupts
 from everview.pipeline.streaming.outputs import Exported, export_stream, live_geometry
 from everview.pipeline.streaming.posing import (
@@ -157,7 +158,7 @@ def _open_session(
     info = streamed_info(source, config)
     world = World(info.scale, info.points_world)
     odometer = open_finder(info, config, model.device)
-    geometry = live_geometry(config, info.has_depth)
+    geometry = live_geometry(config, info.has_depth, model.config.patch)
     session = Session(model, config.policies, run.path, world, config.weights, odometer, geometry)
     run.note(
         device=describe_device(model.device),
@@ -318,6 +319,9 @@ def _write_results(
 def _table(config: StreamConfig, metrics: Mapping[str, Any]) -> str:
     told = metrics.get("trajectory")
     found = [] if told is None else [as_sentence(told)]
+    geometry = metrics["details"].get("geometry") or {}
+    if (distance := geometry.get("to_sensor")) is not None:
+        found.append(mesh_sentence(distance))
     count = metrics["details"]["held_out_frames"]
     if not count:
         return "\n".join(found)
