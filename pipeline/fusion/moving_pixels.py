@@ -13,15 +13,15 @@ from scipy.ndimage import maximum_filter, uniform_filter
 
 _BLOCKS = 24  # along the short side: colours are compared over blocks, whose sharpness is alike
 _SURE = 0.5  # quantile of the prediction's confidence above which it was sure
-_SPREADS = 5.0  # robust standard deviations beyond the median residual
-_LEAST = 0.10  # of the range of colours: what light and noise do to things that stand still
+_SPREADS = 3.0  # robust standard deviations beyond the median residual
+_LEAST = 0.06  # of the range of colours: what light and noise do to things that stand still
 
 
 def moving_pixels(image: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> np.ndarray:
     """True where the frame shows something else than the memory surely expected, bool [H, W].
 
     image: the frame, uint8 [H, W, 3]. predicted, confidence: what the memory draws at its camera,
-    uint8 [h, w, 3] and float [h, w], at this or a smaller size.
+    uint8 [h, w, 3] and float [h, w], at this size or another.
     """
     rows, columns = predicted.shape[:2]
     seen = _shrunk(image, rows, columns)

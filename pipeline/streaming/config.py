@@ -65,10 +65,12 @@ class StreamConfig(SourceOptions):
     fusion_views: int = 48
     """frames that points.ply and mesh.ply are fused from at most, spread over where the stream has
     been; twice as many where depth was captured (0: no geometry)"""
-    fusion_per_chunk: int = 2
+    fusion_per_chunk: int = 4
     """frames of a chunk that are fused at most"""
     fusion_masks_moving: bool = True
-    """leave out of the geometry what the memory was sure of and did not find in the frame"""
+    """leave out of the geometry what the memory was sure of and did not find in the frame. Of
+    frames that have a time, only those drawn before they were learned are fused then, as many as
+    policies.prequential.views; frames without a time show a still scene"""
     measured_depths: int = 64
     """frames whose depth, as the sensor gave it, mesh.ply is measured against (0: none)"""
     mesh: bool = True

@@ -1,19 +1,20 @@
 """Surfaces while frames come: a few frames of each chunk become keyframes of the geometry.
 
-Candidates are the frames that were drawn before they were learned, then others of the chunk; those
-that stand apart from the keyframes are fused, at most `per_chunk`. Depth is the sensor's where the
-capture has one, else what the memory sees in the frame once it has learned it. What the memory was
-sure of and did not find in the frame has moved, and is left out. The frames are never read again,
-so a camera that was there once leaves points and a mesh like a file.
+Frames that stand apart from the keyframes are fused, at most `per_chunk` of a chunk. Depth is the
+sensor's where the capture has one, else what the memory sees in the frame once it has learned it.
+What the memory was sure of and did not find in the frame has moved, and is left out. The frames are
+never read again, so a camera that was there once leaves points and a mesh like a file.
 
-The cost is bounded per chunk: keyframes that weren't drawn anyway are drawn together, at a quarter
-of the size.
+What moved shows in a picture that was drawn before its frame was learned. Foresight has drawn some
+of each chunk for its own sake, so where things may move, in frames that have a time, only those are
+candidates and the mask costs nothing: drawing more would take a tenth of an update each.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from torch import Tensor
 from everview.datasets.cameras import Camera
 from everview.datasets.captures import Frame
 from everview.datasets.resampling import fitted_size, resize
-from everview.pipeline.errors import UsageError
+from everview.pipeline.errors import EnvironmentUnfit, UsageError
 from everview.pipeline.fusion.depth_views import voxel_size_for
 from everview.pipeline.fusion.keyframes import Keyframe, Keyframes
+from everview.pipeline.fusion.mesh import import_open3d
 from everview.pipeline.fusion.moving_pixels import moving_pixels
 from everview.pipeline.fusion.scene_geometry import GeometryReport, SceneGeometry
 from everview.pipeline.rendering.renderer import RenderedView, Renderer
@@ -41,8 +43,6 @@ from everview.pipeline.streaming.frame_tensors import (
 _MOST_SIDE = (
     256  # short side of a keyframe: larger frames are shrunk, finer voxels aren't asked for
 )
-_DRAWN_SHARE = 0.25  # of a side, where a frame is drawn for this alone
-_LEAST_SIDE = 32
 _TRUSTED_SHARE = 0.7  # of a view's predicted pixels, the most confident
 
 
@@ -50,11 +50,11 @@ _TRUSTED_SHARE = 0.7  # of a view's predicted pixels, the most confident
 class GeometryOptions:
     """views: keyframes at most. patch: of the model, pixels. per_chunk: keyframes of a chunk at
     most. has_mesh: also a mesh (Open3D). is_measured: depth comes with the frames. masks_moving:
-    leave out what moved."""
+    leave out what moved, of frames that have a time."""
 
     views: int
     patch: int
-    per_chunk: int = 2
+    per_chunk: int = 4
     has_mesh: bool = True
     is_measured: bool = False
     masks_moving: bool = True
@@ -71,6 +71,9 @@ class LiveGeometry:
 
     def __init__(self, options: GeometryOptions):
         self.options = options
+        if options.has_mesh:  # a second of importing, now rather than within the first chunk
+            with suppress(EnvironmentUnfit):
+                import_open3d()
         self.spent_s = 0.0
         self.moved_share = 0.0
         self._num_masked = 0
@@ -81,14 +84,13 @@ class LiveGeometry:
         self,
         chunk: Sequence[Frame],
         foreseen: Mapping[int, RenderedView],
-        before: Renderer | None,
         after: Renderer,
         scene_depth: float,
     ) -> None:
         """Fuse what is new of a chunk that was learned.
 
-        foreseen: what was drawn of it before that, by place. before, after: renderers of the state
-        without it and with it. scene_depth: typical, in world units; that of the first call counts.
+        foreseen: what was drawn of it before that, by place. after: of the state that has learned
+        it. scene_depth: typical, in world units; that of the first call counts.
         """
         begin = time.monotonic()
         if self._scene is None:
@@ -96,13 +98,9 @@ class LiveGeometry:
         scene = self._scene
         assert scene is not None
         places = self._chosen(chunk, foreseen, scene.keyframes)
-        frames = {place: self._shrunk(chunk[place]) for place in places}
-        expected = dict(foreseen) if before is not None else {}
-        if self.options.masks_moving and before is not None:
-            expected |= self._drawn_small(before, frames.keys() - foreseen.keys(), frames)
-        for place, frame in frames.items():
-            scene.add(self._keyframe(frame, expected.get(place), after))
-        self._is_shown &= not frames
+        for place in places:
+            scene.add(self._keyframe(self._shrunk(chunk[place]), foreseen.get(place), after))
+        self._is_shown &= not places
         self.spent_s += time.monotonic() - begin
 
     def show(self, out: Path) -> None:
@@ -124,8 +122,12 @@ class LiveGeometry:
         self, chunk: Sequence[Frame], foreseen: Mapping[int, RenderedView], known: Keyframes
     ) -> list[int]:
         """Places of the frames that become keyframes, in order."""
-        spread = np.linspace(0, len(chunk) - 1, min(self.options.per_chunk, len(chunk)))
-        order = dict.fromkeys([*foreseen, *spread.round().astype(int).tolist(), *range(len(chunk))])
+        most = min(self.options.per_chunk, len(chunk))
+        spread = np.linspace(0, len(chunk) - 1, most).round().astype(int).tolist()
+        order = list(dict.fromkeys([*foreseen, *spread, *range(len(chunk))]))
+        if self.options.masks_moving and any(frame.time_s is not None for frame in chunk):
+            most = min(most, max(1, len(foreseen)))
+            order = list(foreseen) or order
         chosen: dict[int, Camera] = {}
         for place in order:
             frame = chunk[place]
@@ -134,7 +136,7 @@ class LiveGeometry:
                 continue
             if known.is_apart(frame.camera, list(chosen.values())):
                 chosen[place] = frame.camera
-            if len(chosen) == self.options.per_chunk:
+            if len(chosen) == most:
                 break
         return sorted(chosen)
 
@@ -143,21 +145,6 @@ class LiveGeometry:
         if min(height, width) <= _MOST_SIDE:
             return frame
         return resize(frame, *fitted_size(width, height, _MOST_SIDE, self.options.patch))
-
-    def _drawn_small(
-        self, renderer: Renderer, places: Collection[int], frames: Mapping[int, Frame]
-    ) -> dict[int, RenderedView]:
-        """What a renderer expects of some frames, at a share of their size."""
-        cameras = [frames[place].camera for place in sorted(places)]
-        if not cameras:
-            return {}
-        smaller = []
-        for camera in cameras:
-            short = max(_LEAST_SIDE, round(min(camera.width, camera.height) * _DRAWN_SHARE))
-            size = fitted_size(camera.width, camera.height, short, self.options.patch)
-            smaller.append(camera.resized(*size))
-        times = [frames[place].time_s for place in sorted(places)]
-        return dict(zip(sorted(places), renderer.render(smaller, times), strict=True))
 
     def _keyframe(self, frame: Frame, expected: RenderedView | None, after: Renderer) -> Keyframe:
         if self.options.is_measured:
@@ -168,7 +155,7 @@ class LiveGeometry:
             limit = np.quantile(seen.confidence, 1 - _TRUSTED_SHARE)
             depth = np.where(seen.confidence >= limit, seen.depth, 0).astype(np.float32)
             confidence = np.clip(np.round(255 * seen.confidence), 1, 255).astype(np.uint8)
-        if self.options.masks_moving and expected is not None:
+        if self.options.masks_moving and frame.time_s is not None and expected is not None:
             moved = moving_pixels(frame.image, expected.image, expected.confidence)
             depth[moved] = 0
             self._num_masked += 1

@@ -292,7 +292,6 @@ class Session:
         chunk = [pending.frame for pending in self._pending]
         probe_begin = time.monotonic()
         foreseen: dict[int, Foreseen] = {}
-        before = self._published
         if self._published is not None:
             foreseen = self.foresight.measure(chunk, self._published.renderer)
         begin = time.monotonic()
@@ -327,7 +326,6 @@ class Session:
             self.geometry.learn(
                 chunk,
                 {place: seen.view for place, seen in foreseen.items()},
-                None if before is None else before.renderer,
                 self.published.renderer,
                 float(1 / self.gauge.scale[0]),
             )

@@ -92,13 +92,25 @@ def test_the_cloud_is_there_while_the_stream_goes_on_and_grows(make, frames):
 
 
 def test_a_chunk_adds_no_more_keyframes_than_it_may_and_frames_without_depth_none(make, frames):
-    session = make("run", is_measured=True, per_chunk=2)
+    session = make("run", is_measured=True, per_chunk=2, masks_moving=False)
     for frame in with_depth(frames(4)):
         session.push(frame)
     assert len(session.geometry.keyframes()) == 2
     for frame in frames(8)[4:]:
         session.push(frame)
     assert len(session.geometry.keyframes()) == 2
+
+
+def test_where_things_may_move_only_what_was_drawn_before_it_was_learned_is_fused(make, frames):
+    """Prequential views: one of each chunk of four, the first; before the first chunk none."""
+    session = make("run", is_measured=True, per_chunk=4)
+    for frame in with_depth(frames(12)):
+        session.push(frame)
+    assert [each.frame.index for each in session.geometry.keyframes()] == [0, 4, 8]
+    still = make("still", is_measured=True, per_chunk=4)
+    for frame in with_depth(frames(12)):
+        still.push(replace(frame, time_s=None))
+    assert len(still.geometry.keyframes()) == 12
 
 
 def test_without_a_sensor_the_sure_part_of_what_the_memory_sees_is_fused(make, frames):
