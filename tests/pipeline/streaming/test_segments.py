@@ -55,10 +55,6 @@ def make(model, tmp_path):
     return build
 
 
-def sizes(session):
-    return [chunk["frames"] for chunk in read_chunks(session.out)]
-
-
 def ahead(count: int, size: int = 32) -> list[Frame]:
     """A straight walk, half a metre a frame, sideways to its sight: 2 m are one gauge unit."""
     random = np.random.default_rng(5)
