@@ -72,6 +72,8 @@ ROWS = (
         one_stream.changed_shape, 5),
     Row("14", "stream: SIGKILL at a touch of a file, on a line with duplicates, disorder, damage",
         "rows, trajectory, state, events, bit for bit", one_stream.killed, 20),
+    Row("14b", "stream: the same, on a walk of several segments", "the same, and the same archived "
+        "segments", one_stream.killed_between_segments, 10),
     Row("15", "stream: a viewer that takes ten times as long to look as views take to draw",
         "at least 90 % of the frames/s without it; resident memory within 10 %",
         long_streams.slow_viewer, 5),

@@ -320,25 +320,39 @@ def _chunks_of_one_size(sizes: dict[int, tuple[int, int]]) -> tuple[list[int], l
     return chunks, changes
 
 
-def killed(seed: int, folder: Path) -> float:
+def killed_between_segments(seed: int, folder: Path) -> float:
+    """Row 14b. The same over a walk of several segments, kills of their archiving among them: the
+    archived segments are the same files, too."""
+    spent = killed(seed, folder, reach=0.5)
+    files = [
+        sorted(path.name for path in (folder / name / "segments").iterdir())
+        for name in (f"whole-{seed % 2}", f"killed-{seed}")
+    ]
+    demand(len(files[0]) > 1, f"{len(files[0])} segments were archived")
+    demand(files[0] == files[1], f"archived {files[1]}, not {files[0]}")
+    return spent
+
+
+def killed(seed: int, folder: Path, **more: Any) -> float:
     """Row 14. SIGKILL at a random touch of a file in the run's directory, over a line with every
     fault on it; the same command again leaves what a run that was never killed leaves: rows,
-    trajectory, state and events, bit for bit."""
+    trajectory, state and events, bit for bit. more: for `streamed.py`."""
+    more["every_s"] = 0.3
     fault = Fault(("black", CORRUPT), 0.03, duplicates=0.1, reorder=8)
     whole_name = f"whole-{seed % 2}"
     if not (folder / whole_name / "metrics.json").exists():
-        unharmed = stream(folder, whole_name, fault, seed % 2, every_s=0.3)
+        unharmed = stream(folder, whole_name, fault, seed % 2, **more)
         demand(unharmed.wait(_PATIENCE_S) == 0, unharmed.said()[-400:])
     whole = Streamed.by(folder / whole_name)
     log = (folder / f"{whole_name}.log").read_text()
     touches = int(re.findall(r"touched (\d+)", log)[-1])
     fatal = random.Random(seed).randint(8, touches * 3 // 4)
     name = f"killed-{seed}"
-    attempt = stream(folder, name, fault, seed % 2, every_s=0.3, fatal=fatal)
+    attempt = stream(folder, name, fault, seed % 2, fatal=fatal, **more)
     code = attempt.wait(_PATIENCE_S)
     demand(code == -signal.SIGKILL, f"touch {fatal} of {touches} wasn't met (exit code {code})")
     began = time.monotonic()
-    found = streamed(folder, name, fault, seed % 2, every_s=0.3)
+    found = streamed(folder, name, fault, seed % 2, **more)
     found.demand_effect(whole)
     demand(found.events == whole.events, "the events differ")
     demand(found.counts == whole.counts, f"counted {found.counts}, not {whole.counts}")

@@ -3,7 +3,7 @@
     python -m everview.workflows.faults.streamed '{"capture": ..., "out": ..., "seed": 3, ...}'
 
 Keys: capture, out, count, seed, fault (of `bad_line.Fault`), ungated, fatal (as `struck`), every_s
-(between snapshots), is_timed, size.
+(between snapshots), is_timed, size, reach (of `Segments`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def run(told: dict[str, Any]) -> None:
     from everview.pipeline.streaming.config import StreamConfig
     from everview.pipeline.streaming.gate.thresholds import GateThresholds
     from everview.pipeline.streaming.policies import StreamPolicies
+    from everview.pipeline.streaming.segments.policy import Segments
     from everview.pipeline.streaming.stream import stream_source
     from everview.workflows.faults.bad_line import BadLine, Fault, Line
 
@@ -36,10 +37,13 @@ def run(told: dict[str, Any]) -> None:
     gate = GateThresholds()
     if told.get("ungated"):
         gate = replace(gate, darkest=-1, flattest=-1, frozen=-1, sharpness=0, suspect_stops=99)
+    segments = Segments(float(told["reach"])) if "reach" in told else Segments()
     config = StreamConfig(
         capture=told["capture"], size=int(told.get("size", 32)), hold_out=8, video_frames=1,
         review_views=1, measured_views=16, fusion_views=0, device="cpu",
-        policies=StreamPolicies(snapshot_every_s=told.get("every_s", 1.0), gate=gate),
+        policies=StreamPolicies(
+            snapshot_every_s=told.get("every_s", 1.0), gate=gate, segments=segments
+        ),
     )  # fmt: skip
     line = Line.of(fault, int(told["count"]), int(told["seed"]))
     source = BadLine(open_capture(told["capture"]), line, bool(told.get("is_timed")))
