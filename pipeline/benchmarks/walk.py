@@ -140,7 +140,7 @@ def walked(
         session.push(frame)
         spent += time.monotonic() - begin
         assert frame.camera is not None
-        if session._pending or not session.num_chunks:
+        if session.pending or not session.num_chunks:
             continue
         # a chunk has just been absorbed
         while room < capture.walk.room_of(frame.camera):

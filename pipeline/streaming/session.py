@@ -18,59 +18,45 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from everview.datasets.cameras import Camera, Cameras
+from everview.datasets.cameras import Camera
 from everview.datasets.captures import Frame
-from everview.datasets.errors import DataError
 from everview.models.captured import answering, writing
-from everview.models.gauge import Gauge, GaugeError, fit_gauge, moved_gauge
+from everview.models.gauge import Gauge
 from everview.models.scene_model import SceneModel
 from everview.models.state import SceneState, state_bytes, state_to_tensors
 from everview.pipeline.errors import InputRejected
 from everview.pipeline.posing.posed import PoseFinder
-from everview.pipeline.rendering.renderer import RenderedView, image_tensor, time_tensor
-from everview.pipeline.runs import FrameLog
-from everview.pipeline.runs.appended import AppendedFile, Mark
+from everview.pipeline.rendering.renderer import RenderedView
 from everview.pipeline.streaming.arrivals import Arrival
 from everview.pipeline.streaming.boundaries import Closed
-from everview.pipeline.streaming.chunks import ChunkLog
 from everview.pipeline.streaming.commit import check_commit
+from everview.pipeline.streaming.files import StreamFiles
 from everview.pipeline.streaming.floors import RunningColour
-from everview.pipeline.streaming.flushes import Flushes
 from everview.pipeline.streaming.foresight import Foreseen, Foresight
 from everview.pipeline.streaming.form import at_size_of, changes_of_form
-from everview.pipeline.streaming.frame_tensors import (
-    frames_from_tensors,
-    frames_to_tensors,
-    stacked_depth,
-    under_prefix,
-    with_prefix,
-)
 from everview.pipeline.streaming.gate.verdicts import Verdict
 from everview.pipeline.streaming.gate.write_gate import WriteGate
 from everview.pipeline.streaming.intake import Intake, Turn
-from everview.pipeline.streaming.learning import PLAIN, ChunkWrite, Learning
+from everview.pipeline.streaming.learning import ChunkWrite, Learning
 from everview.pipeline.streaming.live_geometry import LiveGeometry
 from everview.pipeline.streaming.memory_use import resident_mib
 from everview.pipeline.streaming.pending import Pending
 from everview.pipeline.streaming.policies import StreamPolicies
-from everview.pipeline.streaming.published import Published, World, read_state
+from everview.pipeline.streaming.published import Published, World
+from everview.pipeline.streaming.remembered import go_on_from, snapshot_of
 from everview.pipeline.streaming.retention import RetentionProbe
 from everview.pipeline.streaming.sampled import Sampled
 from everview.pipeline.streaming.segments.renderer import SegmentShelf
 from everview.pipeline.streaming.segments.walk import SegmentedWalk
 from everview.pipeline.streaming.snapshots import Snapshot, commit_snapshot
 from everview.pipeline.streaming.tally import Tally
-from everview.pipeline.streaming.trajectory import Trajectory
-from everview.pipeline.training.precision import mixed_precision
-
-_MOST_WAITING_ROWS = 256
+from everview.pipeline.streaming.writing import fitted_gauge, written
 
 
 class Session:
@@ -96,13 +82,12 @@ class Session:
         self.intake = Intake(policies.order, self.out, odometer)
         self.gate = WriteGate(policies.gate)
         self.foresight = Foresight(policies.prequential.views)
-        self.trajectory = Trajectory(self.out)
+        self.files = StreamFiles(self.out, self.intake.events)
+        self.trajectory, self.chunks = self.files.trajectory, self.files.chunks
         self.colour = RunningColour()
         self.retention = RetentionProbe()
         self.geometry = geometry
         self.learning = Learning(policies, model.config.stack)
-        self.chunks = ChunkLog(self.out)
-        self.flushes = Flushes(self.out)
         self.refused = Tally()
         self.counts: Counter[str] = Counter()
         self.num_seen = 0
@@ -115,12 +100,9 @@ class Session:
         self.segments = SegmentedWalk(policies.segments, self.out)
         room = policies.segments.on_device - 1
         self._shelf = SegmentShelf(self.out, model, room, self._answer)
-        self._pending: list[Pending] = []
-        self._waiting_rows: list[dict[str, Any]] = []
-        self._log = FrameLog(self.out)
+        self.pending: list[Pending] = []
         self._snapshot_at = time.monotonic()
         self._received_at: float | None = None
-        self._seen_before = 0
 
     # --- taking frames in ---
 
@@ -164,38 +146,36 @@ class Session:
         """Absorb what waits and what is pending, however few frames, and write their rows."""
         for turn in self.intake.drain():
             self._take(turn)
-        if self._pending:
+        if self.pending:
             self._absorb("end")
-        self._flush_rows([])
-        self.trajectory.close()
-        self.flushes.close()
-        for file in self._appended():
-            file.close()
+        self.files.write([])
+        self.files.close()
 
     def flush_if_silent(self) -> bool:
         """Absorb what is pending when nothing has come for `boundaries.silence_s`; to be asked now
         and then while nothing comes. Not before all frames have come again that were here before a
         kill: there, the flushes that happened are repeated."""
         limit = self.policies.boundaries.silence_s
-        if not limit or self._received_at is None or not self._pending:
+        if not limit or self._received_at is None or not self.pending:
             return False
         is_first = self._published is None
-        is_behind = self.flushes.is_repeating or len(self.trajectory) < self._seen_before
+        files = self.files
+        is_behind = files.flushes.is_repeating or len(files.trajectory) < files.seen_before
         if is_first or is_behind or time.monotonic() - self._received_at < limit:
             return False
-        self.flushes.record(self.intake.last_number)
+        files.flushes.record(self.intake.last_number)
         self._absorb("silence")
         return True
 
     def _take(self, turn: Turn) -> Verdict:
         """An arrival whose turn it is."""
         arrival = turn.arrival
-        while self.flushes.due_before(arrival.sequence):
-            if self._pending:
+        while self.files.flushes.due_before(arrival.sequence):
+            if self.pending:
                 self._absorb("silence")
         verdict = self._taken(turn)
         closed = self.policies.boundaries.reached(
-            [pending.frame for pending in self._pending],
+            [pending.frame for pending in self.pending],
             self.policies.chunk_frames,
             self.model.config.patch,
             None if arrival.frame is None else arrival.frame.time_s,
@@ -225,21 +205,19 @@ class Session:
         if judged.gave_way:
             self.intake.note("gave way", sequence=arrival.sequence, reason=verdict.reason)
         if not verdict.is_written:
-            self._waiting_rows.append(pending.row())
-            if not self._pending or len(self._waiting_rows) == _MOST_WAITING_ROWS:
-                self._flush_rows([])
+            self.files.add_rejected(pending.row(), is_alone=not self.pending)
             return verdict
         for event, facts in changes:
             self.intake.count(event, sequence=arrival.sequence, **facts)
         frame, closes = at_size_of(
-            [p.frame for p in self._pending], frame, self._published is not None
+            [p.frame for p in self.pending], frame, self._published is not None
         )
         if closes:
             self._absorb("size")
         pending = replace(pending, frame=frame)
         self.trajectory.append(frame, is_held_out=False)
         self.colour.add(frame)
-        self._pending.append(pending)
+        self.pending.append(pending)
         return verdict
 
     def _count(self, verdict: Verdict) -> None:
@@ -289,7 +267,7 @@ class Session:
     # --- one chunk ---
 
     def _absorb(self, closed: Closed) -> None:
-        chunk = [pending.frame for pending in self._pending]
+        chunk = [pending.frame for pending in self.pending]
         probe_begin = time.monotonic()
         foreseen: dict[int, Foreseen] = {}
         if self._published is not None:
@@ -303,7 +281,7 @@ class Session:
         facts |= {"absorb_ms": 1e3 * (done - begin), **self.learning.last.row()}
         self.chunk_latencies.add(facts["absorb_ms"])
         rows = []
-        for place, pending in enumerate(self._pending):
+        for place, pending in enumerate(self.pending):
             # the probe before the update is a measurement, not part of what a user waits for
             latency = 1e3 * (done - pending.arrived - (begin - probe_begin))
             self.latencies.add(latency)
@@ -314,8 +292,8 @@ class Session:
                 row["residual"] = foreseen[place].picture_db
                 row["memory_residual"] = foreseen[place].memory_db
             rows.append(row)
-        self._pending = []
-        self._flush_rows(rows)
+        self.pending = []
+        self.files.write(rows)
         if number == 0 and self.policies.retention_views:
             self.retention = RetentionProbe.choose(chunk, self.policies.retention_views)
         kept = None
@@ -341,11 +319,13 @@ class Session:
         else:
             state = before.state
         for frames in seam:
-            state = self._written(frames, state, gauge if state.gauge is None else None)
+            first = gauge if state.gauge is None else None
+            state = written(self.model, self._write, frames, state, first)
         # a memory that begins here has nothing to be surprised by, and no frames to replay
         continued = None if gauge is not None else state
         plan = self.learning.plan(chunk, foreseen, continued, self.retention.drift_db)
-        state = self._written(chunk, state, gauge if state.gauge is None else None, plan)
+        first = gauge if state.gauge is None else None
+        state = written(self.model, self._write, chunk, state, first, plan)
         verdict = self.gate.judge_state(state_to_tensors(state)[0])
         if verdict.is_written:
             if gauge is not None:
@@ -355,30 +335,13 @@ class Session:
                 replayed = sum(map(len, seam))
                 self.intake.count("segment", chunk=number, distance=distance, replayed=replayed)
             self.segments.wrote(chunk, number)
-            self._publish(state, number + 1)
+            self.publish(state, number + 1)
             self._note_replay(plan, len(chunk))
         else:
-            for pending in self._pending:
+            for pending in self.pending:
                 self.counts[pending.verdict.kind] -= 1
                 self._count(verdict)
         return verdict
-
-    def _written(
-        self,
-        frames: Sequence[Frame],
-        state: SceneState,
-        gauge: Gauge | None,
-        plan: ChunkWrite = PLAIN,
-    ) -> SceneState:
-        """The state after one update by frames of one size; gauge: with a state's first."""
-        device = self.model.device
-        cameras = Cameras.stack([frame.camera for frame in frames])[None].to(device=device)
-        images = image_tensor([frame.image for frame in frames], device)
-        times = time_tensor([frame.time_s for frame in frames], device)
-        given: dict[str, Any] = {} if gauge is None else {"gauge": gauge.to(device)}
-        given |= {"write": self._write, **plan.arguments(device)}
-        with torch.no_grad(), mixed_precision(device):
-            return self.model.observe(images, cameras, times, state, **given)
 
     def _note_replay(self, plan: ChunkWrite, frames: int) -> None:
         self.learning.wrote(plan, frames)
@@ -386,40 +349,20 @@ class Session:
             replayed = {"frames": len(plan.replayed), "times_s": plan.times_s}
             self.intake.note("replayed", chunk=self.num_chunks, **replayed)
 
-    def _publish(self, state: SceneState, num_chunks: int) -> None:
+    def publish(self, state: SceneState, num_chunks: int) -> None:
+        """From now on this is what is looked into, after so many chunks."""
         atlas = self.segments.atlas
         assert atlas is not None
         self._published = Published(self.model, state, num_chunks, self._answer, atlas, self._shelf)
 
     def _fit_gauge(self, chunk: Sequence[Frame]) -> Gauge:
-        """Of the frames that begin a segment; where they don't tell the scale, a later segment
-        keeps that of the one before."""
-        cameras = Cameras.stack([frame.camera for frame in chunk])
-        depth = stacked_depth(chunk)
-        finder = self.intake.odometer
-        points = self.world.points_world if finder is None else finder.points_world()
-        try:
-            return fit_gauge(
-                cameras,
-                self.world.scale,
-                depth=None if depth is None else torch.from_numpy(depth),
-                points_world=None if points is None else torch.from_numpy(np.asarray(points)),
-            )
-        except GaugeError as error:
-            if self.gauge is not None:
-                return moved_gauge(self.gauge, cameras)
-            first, last = chunk[0].name, chunk[-1].name
-            raise DataError(f"frames {first} to {last}: {error}") from error
+        finder, world = self.intake.odometer, self.world
+        if finder is not None:
+            world = replace(world, points_world=finder.points_world())
+        return fitted_gauge(chunk, world, self.gauge)
 
     def _draw_from_memory(self, frame: Frame) -> np.ndarray:
         return self.published.renderer.memory_image(frame.camera, frame.time_s)
-
-    def _flush_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Write rows in the sender's order, those of rejected frames among them (unless there are
-        hundreds: those don't wait)."""
-        for row in sorted([*self._waiting_rows, *rows], key=lambda row: row["sequence"]):
-            self._log.add(row)
-        self._waiting_rows = []
 
     # --- snapshots ---
 
@@ -434,46 +377,7 @@ class Session:
         is nothing yet that reading the capture again would not give)."""
         if self._published is None:
             return None
-        frames = {
-            **with_prefix("pending", frames_to_tensors([p.frame for p in self._pending])),
-            **with_prefix("probe", frames_to_tensors(self.retention.frames)),
-            **with_prefix("previous", frames_to_tensors(_known(self.gate.previous))),
-            **with_prefix("written", frames_to_tensors(_known(self.gate.written))),
-            **with_prefix("window", self.intake.to_tensors()),
-            **with_prefix("segments", self.segments.to_tensors()),
-        }
-        if self.geometry is not None:
-            frames |= with_prefix("fused", self.geometry.to_tensors())
-        state, state_facts = state_to_tensors(self._published.state)
-        facts = {
-            "num_chunks": self.num_chunks,
-            "num_frames": self.num_seen,
-            "received": self.intake.counts["received"],
-            "chunks": self.chunks.to_facts(),
-            "flushes": self.flushes.done,
-            "appended": self._marks(),
-            "pending": [[p.sequence, asdict(p.verdict)] for p in self._pending],
-            "cursor": self.cursor,
-            "scale": self.world.scale,
-            "weights": {"name": self.weights_name, "fingerprint": self.model.fingerprint},
-            "state": state_facts,
-            "intake": self.intake.to_facts(),
-            "segments": self.segments.snapshot_facts(),
-            "gate": self.gate.to_facts(),
-            "foresight": self.foresight.to_facts(),
-            "geometry": None if self.geometry is None else self.geometry.to_facts(),
-            "retention": self.retention.to_facts(),
-            "commit": asdict(self.policies.commit),
-            "learning": self.learning.to_facts(),
-            "colour": self.colour.to_facts(),
-            "refused": dict(self.refused),
-            "counts": dict(self.counts),
-            "waiting_rows": self._waiting_rows,
-            "absorb_s": self.absorb_s,
-            "latencies": self.latencies.to_facts(),
-            "chunk_latencies": self.chunk_latencies.to_facts(),
-        }
-        made = commit_snapshot(self.out, Snapshot(state, frames, facts))
+        made = commit_snapshot(self.out, snapshot_of(self))
         if self.geometry is not None:
             self.geometry.show(self.out)
         self._snapshot_at = time.monotonic()
@@ -481,64 +385,9 @@ class Session:
 
     def start_over(self) -> None:
         """Remove what an attempt without a snapshot left: its frames come again."""
-        self._seen_before = self.trajectory.length_on_disk()
-        self.flushes.go_on()
-        self.trajectory.start_over()
-        for file in self._appended():
-            file.start_over()
+        self.files.start_over()
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot. Raises InputRejected when other weights wrote it."""
-        facts = snapshot.facts
-        check_commit(facts, self.policies.commit, self._trained)
-        state = read_state(snapshot, self.model, self.weights_name)
-        self.chunks.restore(facts["chunks"])
-        self.gauge = state.gauge
-        assert self.gauge is not None
-        held = under_prefix("segments", snapshot.frames)
-        self.segments.restore(facts.get("segments"), held, self.gauge)
-        self._publish(state, self.num_chunks)
-        self.flushes.go_on(int(facts["flushes"]))
-        self._seen_before = self.trajectory.length_on_disk()
-        self.trajectory.go_on_after(facts["appended"])
-        for file in self._appended():
-            file.go_on_after(Mark.of(facts["appended"][file.path.name]))
-        self.colour = RunningColour.from_facts(facts["colour"])
-        self.cursor = facts["cursor"]
-        pending = frames_from_tensors(under_prefix("pending", snapshot.frames))
-        self._pending = [
-            Pending(frame, time.monotonic(), int(number), Verdict(**verdict))
-            for frame, (number, verdict) in zip(pending, facts["pending"], strict=True)
-        ]
-        probe = frames_from_tensors(under_prefix("probe", snapshot.frames))
-        self.retention = RetentionProbe.from_facts(facts["retention"], probe)
-        last = {
-            name: next(iter(frames_from_tensors(under_prefix(name, snapshot.frames))), None)
-            for name in ("previous", "written")
-        }
-        self.gate.restore(facts["gate"], **last)
-        self.learning.restore(facts.get("learning"))
-        self.intake.restore(facts["intake"], under_prefix("window", snapshot.frames))
-        self.foresight.restore(facts["foresight"])
-        if self.geometry is not None:
-            fused = under_prefix("fused", snapshot.frames)
-            self.geometry.restore(facts.get("geometry"), fused)
-        self.refused, self.counts = Tally(facts["refused"]), Counter(facts["counts"])
-        self.num_seen = int(facts["num_frames"])
-        self._waiting_rows = list(facts["waiting_rows"])
-        self.absorb_s = facts["absorb_s"]
-        self.latencies = Sampled.from_facts(facts["latencies"])
-        self.chunk_latencies = Sampled.from_facts(facts["chunk_latencies"])
-
-    def _appended(self) -> tuple[AppendedFile, ...]:
-        """Files of the run that grow with the stream, beside the trajectory's."""
-        return self._log, self.intake.events, self.chunks
-
-    def _marks(self) -> dict[str, Any]:
-        """How much of all such files belongs to a snapshot made now."""
-        marks = {file.path.name: asdict(file.mark()) for file in self._appended()}
-        return marks | self.trajectory.marks()
-
-
-def _known(frame: Frame | None) -> list[Frame]:
-    return [] if frame is None else [frame]
+        check_commit(snapshot.facts, self.policies.commit, self._trained)
+        go_on_from(self, snapshot)

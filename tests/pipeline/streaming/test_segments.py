@@ -32,6 +32,7 @@ from everview.pipeline.streaming.segments.policy import Segments
 from everview.pipeline.streaming.session import Session, World
 from everview.pipeline.streaming.snapshots import load_snapshot
 from everview.pipeline.streaming.stream import stream_capture
+from everview.pipeline.streaming.writing import written
 from everview.pipeline.viewing.scenes import RunScene
 
 STEP_M = 0.5
@@ -114,7 +115,9 @@ def test_the_next_segment_has_seen_the_last_frames_of_the_one_before(make, model
     fresh = model.init_state(1)
     gauge = session.published.state.gauge
     for frames in (every[5:8], every[8:12]):
-        fresh = session._written(frames, fresh, gauge if fresh.gauge is None else None)
+        fresh = written(
+            session.model, session._write, frames, fresh, gauge if fresh.gauge is None else None
+        )
     assert_same(state_to_tensors(fresh)[0], tensors(session))
 
 

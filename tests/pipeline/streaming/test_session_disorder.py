@@ -157,7 +157,7 @@ def test_frames_of_any_kind_survive_waiting_in_a_snapshot(make, frames):
             "no camera": 1, "picture not finite": 1, "time not finite": 1,
             "picture and camera differ in size": 1,
         }  # fmt: skip
-    assert np.array_equal(again._pending[-1].frame.depth, odd[8].depth)
+    assert np.array_equal(again.pending[-1].frame.depth, odd[8].depth)
 
 
 def test_what_a_source_names_again_after_resuming_is_no_duplicate(make, frames):
