@@ -104,10 +104,14 @@ def fit_pose(
     cutoff: float = 0.03,
     widest: float = 32.0,
     damping: float = 1e-4,
+    spread: Tensor | None = None,
 ) -> PoseFit:
     """The motion that puts points on their matches, from `start`.
 
-    rays, target [B, N, 2] in the planes z = 1; rho, weight [B, N]; start [B, 4, 4]. cutoff: error
+    rays, target [B, N, 2] in the planes z = 1; rho, weight [B, N], one over the variance of a
+    match's coordinates; start [B, 4, 4]. spread [B, N]: standard deviations of log rho. Where a
+    depth errs, a point moves along its epipolar line, by as much as it has parallax; depths are
+    marginalised, so that such errors count little and the line itself counts fully. cutoff: error
     in those planes at which a match counts a quarter; at first it is `widest` times that, so that a
     start far away is no reason to reject everything (graduated non-convexity, Blake and Zisserman
     1987). With few points or none, damping keeps the motion where it is.
@@ -117,25 +121,52 @@ def fit_pose(
     total = weight.sum(-1).clamp(min=1e-9)
     for step in range(steps):
         width = cutoff * widest ** max(0.0, 1.0 - 1.7 * step / steps)
-        seen = transfer(rays, rho, motion)
-        error = target - seen.plane
-        robust = (width**2 / (width**2 + error.square().sum(-1))).square()
-        w = weight * robust * seen.front
-        jacobian = pose_jacobian(seen, rho)
-        left = jacobian * w[..., None, None]
-        h = torch.einsum("bnki,bnkj->bij", left, jacobian)
-        g = torch.einsum("bnki,bnk->bi", left, error)
-        scale = damping * total[:, None, None]
-        xi = torch.linalg.solve_ex(h + scale * eye, g).result
+        h, g, _ = _pose_normal(rays, rho, target, weight, motion, width, spread)
+        xi = torch.linalg.solve_ex(h + damping * total[:, None, None] * eye, g).result
         # a far start must not be thrown out by one bad step
         xi = xi * (1.0 / xi.norm(dim=-1, keepdim=True).clamp(min=1.0))
         motion = exp_se3(xi) @ motion
+    h, _, counted = _pose_normal(rays, rho, target, weight, motion, cutoff, spread)
+    return PoseFit(motion, h, counted.sum(-1) / total)
+
+
+def _pose_normal(
+    rays: Tensor,
+    rho: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    motion: Tensor,
+    width: float,
+    spread: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Matrix [B, 6, 6] and right side [B, 6] of xi, and what every match counts [B, N]."""
     seen = transfer(rays, rho, motion)
-    error = (target - seen.plane).square().sum(-1)
-    robust = (cutoff**2 / (cutoff**2 + error)).square() * seen.front
+    error = target - seen.plane
     jacobian = pose_jacobian(seen, rho)
-    information = torch.einsum("bnki,bnkj,bn->bij", jacobian, jacobian, weight * robust)
-    return PoseFit(motion, information, (weight * robust).sum(-1) / total)
+    squared = error.square().sum(-1)
+    if spread is not None:
+        # (I / w + s^2 g g^T)^-1 = w (I - k k^T), with g = d plane / d log rho
+        along = depth_direction(seen, rho, motion)
+        reach = weight * spread.square()
+        shrink = (reach / (1.0 + reach * along.square().sum(-1))).sqrt()
+        along = along * shrink[..., None]
+        off = (along * error).sum(-1)
+        squared = squared - off.square()
+    counted = weight * (width**2 / (width**2 + squared)).square() * seen.front
+    h = torch.einsum("bnki,bnkj->bij", jacobian * counted[..., None, None], jacobian)
+    g = torch.einsum("bnki,bnk->bi", jacobian, error * counted[..., None])
+    if spread is not None:
+        lost = torch.einsum("bnki,bnk->bni", jacobian, along)
+        h = h - torch.einsum("bni,bnj->bij", lost * counted[..., None], lost)
+        g = g - (lost * (off * counted)[..., None]).sum(1)
+    return h, g, counted
+
+
+def depth_direction(seen: Seen, rho: Tensor, motion: Tensor) -> Tensor:
+    """d plane / d log rho of `transfer`, [..., N, 2]: along the epipolar line."""
+    shift = motion[..., None, :3, 3]
+    ahead = seen.ahead.clamp(min=_NEAR)[..., None]
+    return (shift[..., :2] - seen.plane * shift[..., 2:]) / ahead * rho[..., None]
 
 
 def inverse_rigid(matrix: Tensor) -> Tensor:

@@ -22,10 +22,13 @@ from everview.models.pairs.matcher import FrameCode, Matches, PairMatcher, rays_
 
 _CUTOFF_PX = 3.0
 _MOST = 0.5
-_FINEST_PX = 0.1
-_LEAST_DEPTH_ERROR = 0.02
-# Two estimates agree when they differ by less than this much of a radian, or of the median depth.
-_AGREE = 0.04
+_FINEST_PX = 0.3
+_LEAST_DEPTH_ERROR = 0.1
+_STEPS = 14
+# Two estimates agree when they differ by less than this much of a radian or of the median depth, or
+# than this many standard deviations, of which matches that err together make too little.
+_AGREE, _DEVIATIONS, _FARTHEST = 0.04, 4.0, 0.15
+_AS_SURE = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,14 @@ class Sighting:
     def trust(self) -> float:
         """One number to choose by, 0 to 1."""
         return self.support * min(1.0, self.shared / 0.3)
+
+    def deviation(self, nearness: float) -> float:
+        """Standard deviation of the pose, in radians and shares of the median depth together."""
+        scale = torch.tensor([1.0 / nearness] * 3 + [1.0] * 3, dtype=self.w2c.dtype)
+        information = scale[:, None] * self.information * scale
+        eye = torch.eye(6, dtype=self.w2c.dtype)
+        ridge = 1e-9 * information.diagonal().mean().clamp(min=1e-9)
+        return float(torch.linalg.inv(information + ridge * eye).diagonal().sum().sqrt())
 
 
 def sight(
@@ -155,16 +166,11 @@ class _Points:
 
 
 def _fit(points: _Points, start: Tensor, cutoff: float) -> PoseFit:
-    """From starts [B, 4, 4]; twice, since a wrong depth moves a point by about its parallax."""
-    fit = PoseFit(start, start, start)
-    for steps, widest in ((10, 32.0), (4, 2.0)):
-        parallax = points.rho * fit.motion[:, :3, 3].norm(dim=-1, keepdim=True)
-        error = (points.depth_error * parallax).square()
-        counted = 1.0 / (1.0 / points.weight.clamp(min=1e-12) + error)
-        fit = fit_pose(
-            points.rays, points.rho, points.target, counted, fit.motion, steps, cutoff, widest
-        )
-    return fit
+    """From starts [B, 4, 4]."""
+    return fit_pose(
+        points.rays, points.rho, points.target, points.weight, start, _STEPS, cutoff,
+        spread=points.depth_error,
+    )  # fmt: skip
 
 
 def in_plane(matches: Matches, intrinsics: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -178,8 +184,8 @@ def in_plane(matches: Matches, intrinsics: Tensor) -> tuple[Tensor, Tensor, floa
 
 @dataclass(frozen=True, eq=False)
 class Located:
-    """w2c float64 [4, 4]: where the frame was taken. sightings: those that were averaged, best
-    first; others: those that disagreed or said too little."""
+    """w2c float64 [4, 4]: where the frame was taken. sightings: those that were averaged; others:
+    those that disagreed or said too little."""
 
     w2c: Tensor
     sightings: tuple[Sighting, ...]
@@ -191,21 +197,27 @@ def average(
 ) -> Located | None:
     """The pose that the sightings say together; None when none has a trust of `least`.
 
-    The first of those with a trust of `firm` begins, or else the most trusted; the others join
-    where they agree with it. Given oldest first, a place that is seen again thus corrects what has
-    drifted since. nearness: one over the length that shifts are compared with.
+    Of those with a trust of `firm`, the first that is about as sure as the surest begins, or else
+    the most trusted; the others join where they agree with it. Given oldest first, a place that is
+    seen again thus corrects what has drifted since. nearness: one over the length that shifts are
+    compared with.
     """
-    ranked = sorted(sightings, key=lambda one: -min(one.trust, firm))  # stable
-    if not ranked or ranked[0].trust < least:
+    best = max(sightings, key=lambda one: one.trust, default=None)
+    if best is None or best.trust < least:
         return None
-    mean = ranked[0].w2c
+    deviation = {id(one): one.deviation(nearness) for one in sightings}
+    sure = [one for one in sightings if one.trust >= min(firm, best.trust)]
+    surest = min(deviation[id(one)] for one in sure)
+    begin = next(one for one in sure if deviation[id(one)] <= _AS_SURE * surest)
+    mean = begin.w2c
     scale = torch.tensor([nearness] * 3 + [1.0] * 3, dtype=mean.dtype)
-    joined = [
-        one
-        for one in ranked
-        if one.trust >= 0.5 * least
-        and float((log_se3(one.w2c @ inverse_rigid(mean)) * scale).norm()) < _AGREE
-    ]
+
+    def agrees(one: Sighting) -> bool:
+        apart = float((log_se3(one.w2c @ inverse_rigid(begin.w2c)) * scale).norm())
+        expected = _DEVIATIONS * (deviation[id(one)] ** 2 + deviation[id(begin)] ** 2) ** 0.5
+        return apart < min(max(_AGREE, expected), _FARTHEST)
+
+    joined = [one for one in sightings if one.trust >= least and agrees(one)]
     for _ in range(3):
         apart = torch.stack([log_se3(one.w2c @ inverse_rigid(mean)) for one in joined])
         off = (apart * scale).norm(dim=-1) / (0.25 * _AGREE)
@@ -216,4 +228,4 @@ def average(
         moved = torch.linalg.solve(total + ridge, (sure @ apart[..., None]).sum(0)[:, 0])
         mean = exp_se3(moved) @ mean
     kept = {id(one) for one in joined}
-    return Located(mean, tuple(joined), tuple(one for one in ranked if id(one) not in kept))
+    return Located(mean, tuple(joined), tuple(one for one in sightings if id(one) not in kept))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from everview.models.pairs.geometry import (
     adjoint,
+    depth_direction,
     exp_se3,
     inverse_rigid,
     pose_jacobian,
@@ -113,9 +114,7 @@ def _normal(
     weight = pairs.weight * robust * seen.front
     sink = pose_jacobian(seen, rho)  # [E, N, 2, 6]
     source = -sink @ adjoint(motion)[:, None]
-    shift = motion[:, None, :3, 3]
-    ahead = seen.ahead.clamp(min=0.05)[..., None]
-    along = (shift[..., :2] - seen.plane * shift[..., 2:]) / ahead * rho[..., None]  # d / d log rho
+    along = depth_direction(seen, rho, motion)
     along = along * adjusted[pairs.source, None, None]
 
     left = torch.zeros(free + 1, free + 1, 6, 6, dtype=dtype)

@@ -57,17 +57,17 @@ class LearnedLimits:
 
     keyframes: int = 48
     """kept, the newest of those that are alike going first"""
-    window: int = 5
+    window: int = 6
     """newest keyframes whose poses and depths are adjusted"""
-    references: int = 4
+    references: int = 3
     """keyframes that a frame is looked for from"""
     short_side: int = 128
-    """pixels that frames are matched at, at most"""
-    least_trust: float = 0.2
+    """pixels that frames are matched at; a multiple of 8"""
+    least_trust: float = 0.45
     """of the best estimate"""
     firm_trust: float = 0.6
     """of an estimate that may correct younger ones, and that may be a jump"""
-    next_shared: float = 0.6
+    next_shared: float = 0.7
     """a frame of which no keyframe shares more becomes one"""
     next_support: float = 0.5
     """so does one whose best estimate is supported less"""
@@ -160,8 +160,8 @@ class LearnedOdometer:
     # --- looking for a frame ---
 
     def _look(self, frame: Frame) -> _Looked:
-        side = max(COARSE, min(self.limits.short_side, *frame.image.shape[:2]) // COARSE * COARSE)
-        small = fit_frame(frame, side, square=False, multiple_of=COARSE)
+        # small pictures are enlarged: the network was mostly trained at this size
+        small = fit_frame(frame, self.limits.short_side, square=False, multiple_of=COARSE)
         assert small.camera is not None
         small = replace(small, camera=small.camera.moved(np.eye(4)))
         return _Looked(small, *described(self._matcher, small))
@@ -199,7 +199,7 @@ class LearnedOdometer:
         turn, move = float(step[3:].norm().rad2deg()), float(step[:3].norm())
         frames = 1 + self._lost_in_a_row
         is_far = turn > frames * limits.jump_turn_deg or move * nearness > frames * limits.jump_move
-        if is_far and found.sightings[0].trust < limits.firm_trust:
+        if is_far and max(one.trust for one in found.sightings) < limits.firm_trust:
             return f"it jumps by {move * nearness:.2g} of the depth and {turn:.0f} degrees"
         return None
 
@@ -243,7 +243,9 @@ class LearnedOdometer:
         spread = _spread(looked)
         own, other = spread.square().reciprocal(), is_known / _LEAST_SPREAD**2
         prior = -(own * (seen + self._scale) + other * brought) / (own + other)
-        number = self._add(looked, found.w2c, prior, (own + other).rsqrt())
+        # both err over whole regions at once: together they are no surer than one
+        together = (own + other).rsqrt().clamp(min=_LEAST_SPREAD)
+        number = self._add(looked, found.w2c, prior, together)
         key = self._map.keyframes[number]
         for one in found.sightings:
             other_key = self._map.keyframes.get(one.place)

@@ -15,7 +15,7 @@ from everview.pipeline.errors import UsageError
 from everview.pipeline.posing.learned.odometer import LearnedLimits, LearnedOdometer
 from tests.pipeline.posing.exact_matcher import ExactMatcher
 
-LIMITS = LearnedLimits(keyframes=4, window=3, references=3, next_shared=0.8)
+LIMITS = LearnedLimits(keyframes=4, window=3, references=3, short_side=64, next_shared=0.8)
 
 
 def poses_of(odometer: LearnedOdometer, frames: list[Frame]) -> list[np.ndarray]:
@@ -45,7 +45,7 @@ def test_poses_are_right_up_to_scale_with_pictures_and_lenses_alone(walk):
 def test_the_unit_is_the_median_depth_that_the_first_frame_shows(walk):
     odometer = LearnedOdometer(limits=LIMITS, matcher=ExactMatcher(walk))
     poses_of(odometer, walk[:1])
-    assert np.median(odometer.points_world()[:, 2]) == pytest.approx(1.0, rel=1e-3)
+    assert np.median(odometer.points_world()[:, 2]) == pytest.approx(1.0, rel=0.02)
 
 
 def test_coming_back_ends_where_it_began_and_memory_stays_bounded(there_and_back):
@@ -77,7 +77,7 @@ def test_a_lost_frame_is_named_and_counted_and_a_known_place_brings_it_back(walk
 
     def compare(a, b):
         matches = wild(a, b)
-        is_other = max(int(a.fine), int(b.fine)) == len(walk)
+        is_other = len(walk) in (int(a.fine[0, 0]), int(b.fine[0, 0]))
         far = matches.position.flip(1, 2) if is_other else matches.position
         return replace(matches, position=far)
 
