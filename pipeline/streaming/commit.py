@@ -40,7 +40,8 @@ _IMPORTANCES: dict[str, Importance] = {
 
 @dataclass(frozen=True)
 class Commit:
-    """`trained`: as the weights' configuration says. Raises UsageError for values out of range."""
+    """Step and elastic pull of every commit; `trained`: as the weights' configuration says. Raises
+    UsageError for values out of range."""
 
     step: Literal["trained", "constant", "inverse-sqrt"] = "trained"
     """constant: always `step_size`; inverse-sqrt: 1/sqrt(n) for the n-th chunk, never under it"""
@@ -50,7 +51,8 @@ class Commit:
     """pull of every fast weight towards an anchor, as strong as the weight is important: by how far
     writes moved it (mas), the square (ewc), or times its way from the anchor (si)"""
     anchor: Literal["fixed", "streaming", "ema"] = "ema"
-    """of the pull: the learned initial weights, those before the chunk, or their running mean"""
+    """of the pull: the learned initial weights, those before the chunk, or their running mean. With
+    an `elastic` that isn't `trained`, as are the next three"""
     pull: float = 0.5
     """lambda. Importances of a Muon step are small: with `si` and `ewc` 0.5 moves little"""
     importance_decay: float = 0.5

@@ -27,7 +27,8 @@ _GOLDEN = 0.618033988749895
 
 @dataclass(frozen=True)
 class Replay:
-    """Off with `frames` 0. Raises UsageError for values out of range."""
+    """Frames of earlier places that are written again; off with `frames` 0. Raises UsageError for
+    values out of range."""
 
     frames: int = 0
     """of the frame bank, written again with a chunk when a replay is due (0: never)"""

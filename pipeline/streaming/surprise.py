@@ -24,7 +24,8 @@ from everview.pipeline.streaming.foresight import Foreseen
 
 @dataclass(frozen=True)
 class Surprise:
-    """Off unless `of` says which prediction counts. Raises UsageError for values out of range."""
+    """A step that follows from how wrong predictions were; off unless `of` says which count.
+    Raises UsageError for values out of range."""
 
     of: Literal["nothing", "memory", "picture"] = "nothing"
     """memory: what the fast weights alone draw, which are what the step moves; picture: with
@@ -36,8 +37,9 @@ class Surprise:
     doubling_db: float = 3.0
     """surprise that doubles the step"""
     least: float = 0.5
-    """factor on the step, bounds"""
+    """factor on the step that nothing goes under"""
     most: float = 2.0
+    """and over"""
 
     def __post_init__(self) -> None:
         if not 0 <= self.fast < self.slow < 1:

@@ -30,6 +30,7 @@ from everview.pipeline.streaming.commit import Commit
 from everview.pipeline.streaming.policies import Prequential, StreamPolicies
 from everview.pipeline.streaming.replay import Replay
 from everview.pipeline.streaming.retention import image_psnr
+from everview.pipeline.streaming.segments.policy import Segments
 from everview.pipeline.streaming.session import Session, World
 from everview.pipeline.streaming.surprise import Surprise
 
@@ -102,7 +103,9 @@ class Walk:
 def stream_walk(name: str, policies: Mapping[str, Any], walk: Walk, model: SceneModel) -> Row:
     """One row."""
     with tempfile.TemporaryDirectory() as out:
-        chosen = StreamPolicies(prequential=Prequential(2), **policies)
+        # one memory for the whole walk: a segment's would not forget what another's holds
+        rest = {"prequential": Prequential(2), "segments": Segments(reach=0)}
+        chosen = StreamPolicies(**rest, **policies)
         session = Session(model, chosen, Path(out), World("metric"))
         begin = time.process_time()
         for frame in walk.written:

@@ -200,6 +200,21 @@ def test_replayed_frames_are_part_of_the_chunks_one_update(stream, model, frames
     assert not torch.equal(replayed.layers[1].weights, plain.layers[1].weights)
 
 
+def test_frames_that_are_not_kept_or_of_another_size_are_not_replayed(model, stream, frames):
+    state, frame = stream(count=8).published.state, frames(1)[0]
+
+    def observed(state, camera=frame.camera):
+        images = torch.zeros(1, 1, 3, camera.height, camera.width)
+        places = torch.tensor([[0]])
+        model.observe(images, Cameras.stack([camera])[None], None, state, replayed_BR=places)
+
+    observed(state)
+    with pytest.raises(ValueError, match="keeps no frames"):
+        observed(replace(state, bank=None))
+    with pytest.raises(ValueError, match="32x32 can't be replayed in a chunk of 32x24"):
+        observed(state, frame.camera.cropped(0, 0, 32, 24))
+
+
 def test_replay_is_refused_where_a_window_over_time_would_take_it_for_the_last_frames() -> None:
     policies = StreamPolicies(replay=Replay(frames=2))
     assert Learning(policies, "WTF").replayed.frames == 0
