@@ -52,7 +52,11 @@ class StreamedRun:
 
     def indices(self) -> list[int]:
         """Of all frames that have a camera, in the order of the stream."""
-        return sorted([*self.trajectory.observed_indices(), *self.trajectory.held_out_indices()])
+        observed, held_out = (
+            self.trajectory.observed_indices(),
+            self.trajectory.held_out_indices(),
+        )
+        return np.sort(np.concatenate([observed, held_out])).tolist()
 
     def points(self) -> PointCloud | None:
         """points.ply, if it is there."""

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from everview.datasets.captures import Capture, Scale
 from everview.pipeline.fusion.scene_geometry import MESH_NAME
 from everview.pipeline.fusion.surface_distance import SensorCloud, reference_voxel
@@ -34,7 +36,8 @@ def measure_mesh(
     mesh = read_ply(file)
     assert isinstance(mesh, Mesh)
     reference = SensorCloud(reference_voxel(scale, voxel_size))
-    wanted = evenly(readable_again(capture, sorted(trajectory.indices())), most)
+    every = np.sort(np.concatenate([trajectory.observed_indices(), trajectory.held_out_indices()]))
+    wanted = evenly(readable_again(capture, every), most)
     for done, frame in enumerate(read_again(capture, set(wanted)), 1):
         reference.add(frame)
         progress.step("measure mesh", done, len(wanted))
