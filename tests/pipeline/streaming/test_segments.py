@@ -70,6 +70,10 @@ def ahead(count: int, size: int = 32) -> list[Frame]:
     return frames
 
 
+def sizes(session):
+    return [chunk["frames"] for chunk in read_chunks(session.out)]
+
+
 def tensors(session):
     return state_to_tensors(session.published.state)[0]
 
