@@ -90,7 +90,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[str]:
     """A table, line by line."""
     yield "scene                 mask   fused that moved   still that is fused   keyframes   cost"
     for world in arguments.worlds:
-        for seed in range(arguments.seeds):
+        for seed in arguments.seeds:
             url = (
                 f"procedural://{world}?seed={seed}&frames={arguments.frames}"
                 f"&size={arguments.size}&dynamic=true"
@@ -107,7 +107,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--worlds", nargs="+", default=["tabletop", "room"])
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 4, 5])
     parser.add_argument("--frames", type=int, default=96)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--weights", default=DEFAULT_WEIGHTS)
