@@ -6,7 +6,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,8 @@ from everview.pipeline.benchmarks.long_stream.measuring import (
 )
 from everview.pipeline.benchmarks.results import WrongResult
 from everview.pipeline.errors import EverviewError, UsageError, exit_code_of
-from everview.pipeline.runs import read_frames, write_json
+from everview.pipeline.runs import write_json
+from everview.pipeline.runs.frames import frame_rows
 from everview.pipeline.streaming.feeder import Feeder
 from everview.pipeline.streaming.policies import Prequential, StreamPolicies
 from everview.pipeline.streaming.preparing import prepared
@@ -99,12 +100,16 @@ def main(words: Sequence[str] | None = None) -> int:
         if run is None:
             run = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="everview-long-")))
         run.mkdir(parents=True, exist_ok=True)
-        report = measure(setting, run)
-    if out is not None:
-        write_json(out, report.as_json())
+        report = measure(setting, run, lambda so_far: _write(out, so_far))
+    _write(out, report)
     print(report.table())
     print("\n" + report.circumstances())
     return 0
+
+
+def _write(out: Path | None, report: LongStreamReport) -> None:
+    if out is not None:
+        write_json(out, report.as_json())
 
 
 def open_weights(name: str, device: str) -> SceneModel:
@@ -116,8 +121,11 @@ def open_weights(name: str, device: str) -> SceneModel:
     return model.to(choose_device(device))
 
 
-def measure(setting: Setting, run: Path) -> LongStreamReport:
-    """Stream it all. Raises WrongResult when the stream isn't what it should be."""
+def measure(
+    setting: Setting, run: Path, on_window: Callable[[LongStreamReport], None] = lambda _: None
+) -> LongStreamReport:
+    """Stream it all. on_window: told what is known whenever a window ends, so that a stream that is
+    cut short leaves its rows. Raises WrongResult when the stream isn't what it should be."""
     load = load_average()
     model = open_weights(setting.weights, setting.device)
     capture = LoopedCapture(
@@ -131,13 +139,26 @@ def measure(setting: Setting, run: Path) -> LongStreamReport:
     )
     session = Session(model, policies, run, World(capture.info.scale), setting.weights)
     meter = Meter(setting.marks(), setting.window, model.device)
-    asking = None
     began = time.monotonic()
+    asking: Asking | None = None
+
+    def so_far() -> LongStreamReport:
+        seconds, seen = time.monotonic() - began, session.num_seen
+        stream = {
+            "source": capture.info.source,
+            "frames": seen,
+            "counts": session.account(),
+            "frames_per_s": seen / seconds,
+            "prequential": session.foresight.to_facts(),
+            "viewer": None if asking is None else asking.to_facts(seconds),
+        }
+        rows, loads = meter.rows(frame_rows(run)), (load, load_average())
+        return LongStreamReport(rows, vars(setting), stream, model.device, loads)
+
     with ExitStack() as stack:
         if setting.viewer:
-            asking = stack.enter_context(
-                Asking(session, lambda n: capture.camera(7 * n), setting.viewer)
-            )
+            asking = Asking(session, lambda n: capture.camera(7 * n), setting.viewer)
+            stack.enter_context(asking)
         feeder = stack.enter_context(
             Feeder(
                 CapturedSource(capture),
@@ -150,28 +171,19 @@ def measure(setting: Setting, run: Path) -> LongStreamReport:
             at = time.monotonic()
             if session.snapshot_if_due():
                 meter.commits_ms.append(1e3 * (time.monotonic() - at))
-            meter.step(session.num_seen, session.state_mib, None if asking is None else asking.got)
+            views = None if asking is None else asking.got
+            if meter.step(session.num_seen, session.state_mib, views):
+                on_window(so_far())
             if at - said > _SAY_EVERY_S:
                 said = at
                 print(f"{session.num_seen} frames", file=sys.stderr, flush=True)
-    seconds = time.monotonic() - began
+        report = so_far()
     session.finish()
     session.snapshot()
     counts = session.account()
     if session.num_seen != setting.frames or counts.get("accepted", 0) < 0.9 * setting.frames:
         raise WrongResult(f"of {setting.frames} frames {counts}: no number for such a stream")
-    stream = {
-        "source": capture.info.source,
-        "counts": counts,
-        "frames_per_s": setting.frames / seconds,
-        "prequential": session.foresight.to_facts(),
-        "viewer": None
-        if asking is None
-        else {"asked_per_s": setting.viewer, "got": asking.got, "got_per_s": asking.got / seconds,
-              "ms_p50": asking.took_ms.percentile(50), "ms_p95": asking.took_ms.percentile(95)},
-    }  # fmt: skip
-    rows = meter.rows(read_frames(run))
-    return LongStreamReport(rows, vars(setting), stream, model.device, (load, load_average()))
+    return report
 
 
 if __name__ == "__main__":

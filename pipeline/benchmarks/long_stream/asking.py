@@ -32,6 +32,16 @@ class Asking:
     _over: threading.Event = field(default_factory=threading.Event)
     _failure: BaseException | None = None
 
+    def to_facts(self, seconds: float) -> dict[str, float]:
+        """What was asked for and what came of it, over so many seconds."""
+        return {
+            "asked_per_s": self.rate,
+            "got": self.got,
+            "got_per_s": self.got / seconds,
+            "ms_p50": self.took_ms.percentile(50),
+            "ms_p95": self.took_ms.percentile(95),
+        }
+
     def __enter__(self) -> Asking:
         self._thread = threading.Thread(target=self._run, name="everview-asking", daemon=True)
         self._thread.start()

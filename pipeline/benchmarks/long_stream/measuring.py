@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -102,19 +103,20 @@ class Meter:
     measured: list[dict[str, Any]] = field(default_factory=list)
     _open: _Open | None = None
 
-    def step(self, seen: int, state_mib: Callable[[], float], views: int | None) -> None:
-        """seen: frames so far. state_mib: asked where a window ends. views: drawn for a viewer so
-        far, None without one."""
-        now = time.monotonic()
+    def step(self, seen: int, state_mib: Callable[[], float], views: int | None) -> bool:
+        """Whether a window ended. seen: frames so far. state_mib: asked where a window ends. views:
+        drawn for a viewer so far, None without one."""
+        now, has_ended = time.monotonic(), False
         if self._open is not None:
             self._open.rss.append(resident_mib())
             if seen == self._open.frame + self.window:
                 self._close(self._open, now, state_mib(), views)
-                self._open = None
+                self._open, has_ended = None, True
         if seen in self.marks:
             if self.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self.device)
             self._open = _Open(seen, now, time.thread_time(), views or 0)
+        return has_ended
 
     def _close(self, window: _Open, now: float, state_mib: float, views: int | None) -> None:
         process, seconds = psutil.Process(), now - window.began
@@ -133,15 +135,18 @@ class Meter:
         })  # fmt: skip
         self.commits_ms.clear()
 
-    def rows(self, journal: Sequence[Mapping[str, Any]]) -> tuple[WindowRow, ...]:
-        """With the latencies in the stream's own rows."""
+    def rows(self, journal: Iterable[Mapping[str, Any]]) -> tuple[WindowRow, ...]:
+        """With the latencies in the stream's own rows, which are gone through once."""
+        begins = [values["frame"] for values in self.measured]
+        inside: list[list[tuple[float, int, float]]] = [[] for _ in begins]
+        for row in journal:
+            place = bisect_right(begins, row["id"]) - 1
+            if place >= 0 and row["id"] < begins[place] + self.window and row["chunk"] is not None:
+                inside[place].append((row["latency_ms"], row["chunk"], row["absorb_ms"]))
         made = []
-        for values in self.measured:
-            first, last = values["frame"], values["frame"] + values["frames"]
-            inside = [row for row in journal if first <= row["id"] < last]
-            inside = [row for row in inside if row["latency_ms"] is not None]
-            latencies = [row["latency_ms"] for row in inside]
-            chunks = list({row["chunk"]: row["absorb_ms"] for row in inside}.values())
+        for values, told in zip(self.measured, inside, strict=True):
+            latencies = [latency for latency, _, _ in told]
+            chunks = list({chunk: absorb for _, chunk, absorb in told}.values())
             made.append(
                 WindowRow(
                     **values,
