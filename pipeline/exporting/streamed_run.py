@@ -105,7 +105,7 @@ class StreamedRun:
                     f"{len(wanted) - made} of {len(wanted)} frames are left out: the source no "
                     "longer has them" + (f" ({changed} have another name now)" if changed else "")
                 )
-        else:
+        if not made and capture is None:
             for frame in self.keyframes:
                 made += 1
                 yield frame if size is None else self._fitted(frame, size)
