@@ -26,6 +26,8 @@ SUBJECTS = {
     "inspect": ("x",),
     "stream": ("x",),
     "render": ("x",),
+    "adapt": ("x",),
+    "export": ("x",),
     "view": ("x",),
     "train": ("tiny",),
     "report": ("x",),
