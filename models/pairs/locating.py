@@ -221,11 +221,11 @@ def average(
     for _ in range(3):
         apart = torch.stack([log_se3(one.w2c @ inverse_rigid(mean)) for one in joined])
         off = (apart * scale).norm(dim=-1) / (0.25 * _AGREE)
-        sure = torch.stack([one.information * one.trust for one in joined])
-        sure = sure / (1.0 + off.square())[:, None, None]
-        total = sure.sum(0)
+        weights = torch.stack([one.information * one.trust for one in joined])
+        weights = weights / (1.0 + off.square())[:, None, None]
+        total = weights.sum(0)
         ridge = 1e-9 * total.diagonal().mean() * torch.eye(6, dtype=total.dtype)
-        moved = torch.linalg.solve(total + ridge, (sure @ apart[..., None]).sum(0)[:, 0])
+        moved = torch.linalg.solve(total + ridge, (weights @ apart[..., None]).sum(0)[:, 0])
         mean = exp_se3(moved) @ mean
     kept = {id(one) for one in joined}
     return Located(mean, tuple(joined), tuple(one for one in sightings if id(one) not in kept))

@@ -232,8 +232,8 @@ class LearnedOdometer:
         points = looked.code.log_depth.numel()
         depth, weight = torch.zeros(2, points, dtype=torch.float64)
         for one in found.sightings:
-            key = self._map.keyframes[one.place].reference
-            more = landed(key, found.w2c, one.target, one.weight, looked.intrinsics, looked.size)
+            known = self._map.keyframes[one.place].reference
+            more = landed(known, found.w2c, one.target, one.weight, looked.intrinsics, looked.size)
             depth, weight = depth + more[0], weight + more[1]
         seen = looked.code.log_depth.cpu().flatten().double()
         is_known = weight > 1e-3 * weight.max().clamp(min=1e-9)

@@ -43,9 +43,14 @@ def chosen_pairs(
     poses_a, poses_b = (storage.c2w_cv[scenes, view].double() for view in (first, second))
     motion = torch.linalg.inv_ex(poses_b).inverse @ poses_a
     return PairViews(
-        *images, storage.depth[scenes, first], storage.depth[scenes, second], *intrinsics,
-        motion.float(),
-    )  # fmt: skip
+        images_a=images[0],
+        images_b=images[1],
+        depth_a=storage.depth[scenes, first],
+        depth_b=storage.depth[scenes, second],
+        intrinsics_a=intrinsics[0],
+        intrinsics_b=intrinsics[1],
+        motion=motion.float(),
+    )
 
 
 def _augmented(pairs: PairViews, config: PairAugmentation, generator: torch.Generator) -> PairViews:
