@@ -104,7 +104,7 @@ def stream_walk(name: str, policies: Mapping[str, Any], walk: Walk, model: Scene
     """One row."""
     with tempfile.TemporaryDirectory() as out:
         # one memory for the whole walk: a segment's would not forget what another's holds
-        rest = {"prequential": Prequential(2), "segments": Segments(reach=0)}
+        rest: dict[str, Any] = {"prequential": Prequential(2), "segments": Segments(reach=0)}
         chosen = StreamPolicies(**rest, **policies)
         session = Session(model, chosen, Path(out), World("metric"))
         begin = time.process_time()
