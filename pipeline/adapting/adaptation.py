@@ -139,12 +139,12 @@ class Adaptation:
         frames = [self.scene.frames[i] for i in indices]
         cameras = [frame.camera for frame in frames if frame.camera is not None]
         depth = stacked_depth(frames)
-        return Views(
-            image_tensor([frame.image for frame in frames], device),
-            Cameras.stack(cameras)[None].to(device=device),
-            time_tensor([frame.time_s for frame in frames], device),
-            None if depth is None else torch.from_numpy(depth)[None].to(device).float(),
-        )
+        images = image_tensor([frame.image for frame in frames], device)
+        times = time_tensor([frame.time_s for frame in frames], device)
+        known = None if depth is None else torch.from_numpy(depth)[None].to(device).float()
+        placed = Cameras.stack(cameras)[None].to(device=device)
+        # mypy takes the optional fields of Views for plain ones in this module
+        return Views(images, placed, times, known)  # type: ignore[arg-type]
 
 
 def adapt(
