@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -33,8 +33,14 @@ from everview.pipeline.evaluation.scene_scores import observe_chunks, render_tar
 from everview.pipeline.rendering.renderer import image_tensor, time_tensor
 from everview.pipeline.streaming.frame_tensors import stacked_depth
 from everview.pipeline.training.averaging import model_with
+from everview.pipeline.training.config import LossConfig, OptimiserConfig
+from everview.pipeline.training.learning_rate import RateSchedule, constant
 from everview.pipeline.training.optimisers import Optimiser
 from everview.pipeline.training.step import Objective, training_step
+
+_OPTIMISER = OptimiserConfig(hidden="adamw", beta2=0.99, weight_decay=0.0)
+_LOSS = LossConfig(direct=constant(0.1), charbonnier=constant(0.1), depth=constant(0.05))
+"""Of the picture above all: what is asked for is what a viewer will ask for."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +76,16 @@ class Adaptation:
     def __post_init__(self) -> None:
         self.model.train().requires_grad_(True)
         self._objective = Objective(self.model)
-        self._optimiser = Optimiser(self.model, self.recipe.optimiser)
+        optimiser = replace(_OPTIMISER, adamw_rate=self.recipe.rate)
+        self._optimiser = Optimiser(self.model, optimiser)
+        self._rate = RateSchedule(self.recipe.warm_up_steps, self.recipe.cooldown)
         self._losses: list[Tensor] = []
 
     def learn(self, progress: float) -> None:
         """One step at `progress` in [0, 1] of the time."""
-        factor = self.recipe.rate.factor(self.step, progress)
+        factor = self._rate.factor(self.step, progress)
         lesson = self.own.lesson(self.step, self.seed, self.recipe)
-        weights = self.recipe.loss.at(progress)
+        weights = _LOSS.at(progress)
         taken = training_step(
             self._objective, self._optimiser, self._episode(lesson), CHUNK_CAUSAL, weights, factor
         )

@@ -6,24 +6,20 @@ from dataclasses import dataclass, field
 
 from everview.models.weights import DEFAULT_WEIGHTS
 from everview.pipeline.errors import UsageError
-from everview.pipeline.training.config import LossConfig, OptimiserConfig
-from everview.pipeline.training.learning_rate import RateSchedule, constant
 
 _PATCH = 8
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the slow weights move. A weight that has seen many scenes is moved a little: AdamW alone,
-    whose steps are small where gradients disagree, and no decay. Raises UsageError."""
+    """How the slow weights move: a little, since they have seen many scenes. Raises UsageError."""
 
-    optimiser: OptimiserConfig = OptimiserConfig(  # noqa: RUF009 (frozen)
-        hidden="adamw", adamw_rate=1e-4, beta2=0.99, weight_decay=0.0
-    )
-    rate: RateSchedule = RateSchedule(warm_up_steps=5, cooldown=0.3)
-    loss: LossConfig = LossConfig(  # noqa: RUF009 (frozen)
-        direct=constant(0.1), charbonnier=constant(0.1), depth=constant(0.05)
-    )
+    rate: float = 1e-4
+    """AdamW's, for all weights: its steps are small where gradients disagree"""
+    warm_up_steps: int = 5
+    """steps from 0 to the full rate"""
+    cooldown: float = 0.3
+    """share of the time, at its end, over which the rate falls"""
     written: int = 12
     """inputs that a step writes, at most; fewer where the capture has fewer"""
     asked: int = 4
@@ -32,6 +28,11 @@ class Recipe:
     """share of those that are asked of the memory alone"""
 
     def __post_init__(self) -> None:
+        if not self.rate > 0 or self.warm_up_steps < 0 or not 0 <= self.cooldown <= 1:
+            raise UsageError(
+                f"rate {self.rate}, warm_up_steps {self.warm_up_steps} and cooldown "
+                f"{self.cooldown}: above 0, from 0, and from 0 to 1"
+            )
         if self.written < 1 or self.asked < 1:
             raise UsageError(
                 f"written {self.written} and asked {self.asked}: at least one view each"

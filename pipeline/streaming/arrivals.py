@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from everview.datasets.captures import Frame
+if TYPE_CHECKING:
+    from everview.datasets.captures import Frame
+
 
 DROPPED = "dropped: the queue was full"
 LATEST_S = 1e12

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from everview.datasets.captures import Frame
 from everview.pipeline.errors import UsageError
 from everview.pipeline.streaming.arrivals import is_time
+
+if TYPE_CHECKING:
+    from everview.datasets.captures import Frame
 
 Closed = Literal["full", "budget", "latency", "silence", "size", "end"]
 """Why a chunk ended: `chunk_frames`, `tokens`, `latency_s`, `silence_s`, a frame of another size,

@@ -11,31 +11,10 @@ Steps: models.steps. Elastic pull: LaCET (FSM, arXiv 2604.07350, section 3), mod
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from everview.models.config import ModelConfig
-from everview.models.elastic import (
-    Anchor,
-    Elastic,
-    ElasticWeightConsolidation,
-    FixedAnchor,
-    Importance,
-    MemoryAwareSynapses,
-    StreamingAnchor,
-    StreamingEmaAnchor,
-    SynapticIntelligence,
-)
-from everview.models.scene_model import SceneModel
-from everview.models.steps import ConstantStep, InverseSqrtStep, StepPolicy
-from everview.pipeline.errors import InputRejected, UsageError
-
-_IMPORTANCES: dict[str, Importance] = {
-    "mas": MemoryAwareSynapses(),
-    "ewc": ElasticWeightConsolidation(),
-    "si": SynapticIntelligence(),
-}
+from everview.pipeline.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -68,63 +47,3 @@ class Commit:
         for name in ("importance_decay", "anchor_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)}: from 0 to under 1")
-
-    def applied(self, model: SceneModel) -> SceneModel:
-        """The model that commits so; itself where nothing is another."""
-        return model.committing(self._step(model.config), self._elastic(model.config))
-
-    def _step(self, config: ModelConfig) -> StepPolicy:
-        match self.step:
-            case "constant":
-                return ConstantStep(self.step_size)
-            case "inverse-sqrt":
-                return InverseSqrtStep(self.step_size)
-        return config.step
-
-    def _elastic(self, config: ModelConfig) -> Elastic | None:
-        if self.elastic == "trained":
-            return config.elastic
-        if self.elastic == "off":
-            return None
-        importance = _IMPORTANCES[self.elastic]
-        return Elastic(importance, self._anchor(), self.pull, self.importance_decay)
-
-    def _anchor(self) -> Anchor:
-        match self.anchor:
-            case "fixed":
-                return FixedAnchor()
-            case "streaming":
-                return StreamingAnchor()
-        return StreamingEmaAnchor(self.anchor_decay)
-
-
-def written_by(facts: Mapping[str, Any]) -> Commit:
-    """The policy that wrote a snapshot with these facts; an older one knew no other than trained.
-
-    Raises InputRejected for what is no policy.
-    """
-    try:
-        return Commit(**facts.get("commit", {}))
-    except (TypeError, UsageError) as error:
-        raise InputRejected(f"the snapshot's commit policy can't be used: {error}") from error
-
-
-def check_commit(facts: Mapping[str, Any], ours: Commit, trained: SceneModel) -> None:
-    """Raises InputRejected where a snapshot was committed otherwise than a session does. trained:
-    the model as its weights say."""
-    theirs = written_by(facts)
-    if theirs.applied(trained).config != ours.applied(trained).config:
-        raise InputRejected(
-            f"the snapshot was written with policies.commit {_told(theirs)}, and this session has "
-            f"{_told(ours)}: what one commit policy wrote another can't go on with; give the same, "
-            "or replay the capture with --fresh"
-        )
-
-
-def _told(policy: Commit) -> str:
-    """What differs from the defaults."""
-    plain = Commit()
-    changed = {
-        name: value for name, value in asdict(policy).items() if value != getattr(plain, name)
-    }
-    return ", ".join(f"{name} {value}" for name, value in changed.items()) or "as trained"

@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from everview.models.frame_bank import FrameBank
 from everview.pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from everview.models.frame_bank import FrameBank
 
 _GOLDEN = 0.618033988749895
 

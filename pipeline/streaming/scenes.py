@@ -16,7 +16,7 @@ from everview.pipeline.errors import EnvironmentUnfit, InputRejected
 from everview.pipeline.rendering.renderer import Renderer
 from everview.pipeline.rendering.survey import MOST_SURVEYED, Survey, survey
 from everview.pipeline.runs import read_run
-from everview.pipeline.streaming.commit import written_by
+from everview.pipeline.streaming.committing import committing, written_by
 from everview.pipeline.streaming.frame_tensors import under_prefix
 from everview.pipeline.streaming.published import read_state, renderer_of
 from everview.pipeline.streaming.segments.atlas import Atlas
@@ -62,7 +62,7 @@ def open_scene(run: Path, weights: str | None = None, device: str = "auto") -> S
     if snapshot is None:
         raise InputRejected(f"{run} holds no snapshot yet: let its stream absorb a chunk first")
     name = weights or snapshot.facts["weights"]["name"]
-    model = written_by(snapshot.facts).applied(open_model(name, device))
+    model = committing(open_model(name, device), written_by(snapshot.facts))
     trajectory = Trajectory.of_run(run, snapshot.facts["appended"])
     first = trajectory.first()
     assert first is not None  # no snapshot before the first chunk

@@ -35,7 +35,7 @@ from everview.pipeline.posing.posed import PoseFinder
 from everview.pipeline.rendering.renderer import RenderedView
 from everview.pipeline.streaming.arrivals import Arrival
 from everview.pipeline.streaming.boundaries import Closed
-from everview.pipeline.streaming.commit import check_commit
+from everview.pipeline.streaming.committing import check_commit, committing
 from everview.pipeline.streaming.files import StreamFiles
 from everview.pipeline.streaming.floors import RunningColour
 from everview.pipeline.streaming.foresight import Foreseen, Foresight
@@ -75,7 +75,7 @@ class Session:
         """model: in eval mode, on its device. out: the run directory; rows and snapshots go there.
         world: for the gauge. weights_name: recorded in snapshots. odometer: finds the cameras.
         geometry: what is fused on the way, if anything."""
-        self._trained, model = model, policies.commit.applied(model)
+        self._trained, model = model, committing(model, policies.commit)
         self.model, self.policies, self.out = model, policies, Path(out)
         self.world = world or World()
         self.weights_name = weights_name

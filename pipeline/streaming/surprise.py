@@ -16,10 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from everview.pipeline.errors import UsageError
-from everview.pipeline.streaming.foresight import Foreseen
+
+if TYPE_CHECKING:
+    from everview.pipeline.streaming.foresight import Foreseen
 
 
 @dataclass(frozen=True)

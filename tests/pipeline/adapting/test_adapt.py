@@ -24,15 +24,10 @@ from everview.pipeline.evaluation.protocols import every_eighth
 from everview.pipeline.evaluation.scene_frames import SceneFrames, load_scene
 from everview.pipeline.evaluation.scene_scores import scene_gauge
 from everview.pipeline.runs import RunDirectory, read_frames, read_metrics
-from everview.pipeline.training.config import OptimiserConfig
 
 CAPTURE = "procedural://orbit?seed=5&frames=16&size=16"
 SPLIT = every_eighth(16)
-FAST = Recipe(
-    optimiser=OptimiserConfig(hidden="adamw", adamw_rate=3e-3, weight_decay=0.0),
-    written=4,
-    asked=2,
-)
+FAST = Recipe(rate=3e-3, written=4, asked=2)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +76,7 @@ def test_kept_back_inputs_gain_and_the_best_weights_count(
 def test_weights_that_only_get_worse_give_back_the_ones_that_were_given(
     scene: SceneFrames, weights: Path
 ) -> None:
-    harmful = replace(FAST, optimiser=replace(FAST.optimiser, adamw_rate=3.0))
+    harmful = replace(FAST, rate=3.0)
     going = adaptation(scene, weights, harmful)
     checks = list(adapt(going, seconds=3600.0, checks=3600, patience=2, is_over=after(going, 6)))
     assert checks[-1].psnr < checks[0].psnr

@@ -15,6 +15,7 @@ from everview.pipeline.errors import InputRejected, UsageError
 from everview.pipeline.rendering.renderer import image_tensor, time_tensor
 from everview.pipeline.runs import read_frames, read_run
 from everview.pipeline.streaming.commit import Commit
+from everview.pipeline.streaming.committing import committing
 from everview.pipeline.streaming.events import read_events
 from everview.pipeline.streaming.foresight import Foreseen
 from everview.pipeline.streaming.learning import Learning
@@ -71,7 +72,7 @@ def are_same(left, right) -> bool:
 
 
 def test_a_commit_policy_shares_the_slow_weights_and_has_a_fingerprint_of_its_own(model) -> None:
-    other = Commit(step="constant", step_size=0.3, elastic="mas").applied(model)
+    other = committing(model, Commit(step="constant", step_size=0.3, elastic="mas"))
     assert other.config.step == ConstantStep(0.3)
     assert other.config.elastic == Elastic(MemoryAwareSynapses())
     for (name, ours), (_, theirs) in zip(
@@ -81,8 +82,9 @@ def test_a_commit_policy_shares_the_slow_weights_and_has_a_fingerprint_of_its_ow
     assert other.fingerprint != model.fingerprint
     assert other.init_state(1).layers[1].elastic is not None
     assert model.init_state(1).layers[1].elastic is None
-    assert Commit().applied(model) is model
-    assert Commit(step="inverse-sqrt", step_size=0.25).applied(model) is model  # as it was trained
+    assert committing(model, Commit()) is model
+    same = Commit(step="inverse-sqrt", step_size=0.25)  # as it was trained
+    assert committing(model, same) is model
 
 
 def test_a_state_of_another_commit_policy_is_refused_and_says_which(stream, model, tmp_path):
