@@ -176,6 +176,17 @@ def inverse_rigid(matrix: Tensor) -> Tensor:
     return torch.cat([top, matrix[..., 3:, :]], -2)
 
 
+def nearest_rigid(matrix: Tensor) -> Tensor:
+    """[..., 4, 4] with its rotation replaced by the nearest true one (Procrustes).
+
+    A pose that is made from poses that were made from poses needs it: `inverse_rigid` transposes,
+    which doubles what a rotation lacks of being one, and a few dozen doublings are enough.
+    """
+    u, _, vt = torch.linalg.svd(matrix[..., :3, :3])
+    top = torch.cat([u @ vt, matrix[..., :3, 3:]], -1)
+    return torch.cat([top, matrix[..., 3:, :]], -2)
+
+
 def log_se3(matrix: Tensor) -> Tensor:
     """Twists [..., 6] of rigid [..., 4, 4], for turns of less than half a circle."""
     rotation, shift = matrix[..., :3, :3], matrix[..., :3, 3]

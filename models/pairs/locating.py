@@ -17,7 +17,14 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from everview.models.pairs.geometry import PoseFit, exp_se3, fit_pose, inverse_rigid, log_se3
+from everview.models.pairs.geometry import (
+    PoseFit,
+    exp_se3,
+    fit_pose,
+    inverse_rigid,
+    log_se3,
+    nearest_rigid,
+)
 from everview.models.pairs.matcher import FrameCode, Matches, PairMatcher, rays_of, to_plane
 
 _CUTOFF_PX = 3.0
@@ -228,4 +235,6 @@ def average(
         moved = torch.linalg.solve(total + ridge, (weights @ apart[..., None]).sum(0)[:, 0])
         mean = exp_se3(moved) @ mean
     kept = {id(one) for one in joined}
-    return Located(mean, tuple(joined), tuple(one for one in sightings if id(one) not in kept))
+    return Located(
+        nearest_rigid(mean), tuple(joined), tuple(one for one in sightings if id(one) not in kept)
+    )

@@ -22,6 +22,7 @@ from everview.models.pairs.geometry import (
     depth_direction,
     exp_se3,
     inverse_rigid,
+    nearest_rigid,
     pose_jacobian,
     transfer,
 )
@@ -88,7 +89,7 @@ def adjust(
         step = step.view(keyframes, points).clamp(-_LARGEST, _LARGEST)
         log_rho = torch.where(adjusted[:, None], log_rho + step, log_rho)
         w2c = w2c.clone()
-        w2c[free] = exp_se3(xi.view(-1, 6)) @ w2c[free]
+        w2c[free] = nearest_rigid(exp_se3(xi.view(-1, 6)) @ w2c[free])
     return Adjusted(w2c, log_rho.exp(), depths.rsqrt())
 
 

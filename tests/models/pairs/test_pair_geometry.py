@@ -11,6 +11,7 @@ from everview.models.pairs.geometry import (
     fit_pose,
     inverse_rigid,
     log_se3,
+    nearest_rigid,
     pose_jacobian,
     rotation_error,
     transfer,
@@ -73,3 +74,22 @@ def test_without_any_weight_the_motion_stays_where_it_started(chance):
     start = exp_se3(twists(chance, 1, 0.2))
     nothing = torch.zeros(1, 20, dtype=torch.float64)
     assert torch.equal(fit_pose(rays, nothing, rays, nothing, start).motion, start)
+
+
+def test_poses_made_from_poses_stay_rigid_however_many(chance):
+    def steps(tidied):
+        before = here = torch.eye(4, dtype=torch.float64)
+        for twist in twists(chance, 300, 0.1):
+            motion = exp_se3(twist) @ here @ inverse_rigid(before)
+            before, here = here, tidied(motion @ here)
+        return here[:3, :3] @ here[:3, :3].T
+
+    eye = torch.eye(3, dtype=torch.float64)
+    assert float((steps(nearest_rigid) - eye).abs().max()) < 1e-13
+    drifted = (steps(lambda pose: pose) - eye).abs().max()
+    assert not float(drifted) < 1e-6  # what happens without
+
+
+def test_the_nearest_rigid_motion_of_a_rigid_one_is_itself(chance):
+    motion = exp_se3(twists(chance, 20, 0.7))
+    torch.testing.assert_close(nearest_rigid(motion), motion, rtol=0, atol=1e-14)
