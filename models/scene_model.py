@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from everview.datasets.cameras import Cameras
+from everview.models.bank_features import BankFeatures
 from everview.models.config import BankConfig, ModelConfig
 from everview.models.context import Context
 from everview.models.elastic import Elastic
@@ -54,7 +55,7 @@ class SceneModel(nn.Module):
         self.sweep = None if bank is None else PlaneSweep(bank, config.dim, config.patch)
         self.refine = None if bank is None else Refinement(bank)
         self._fingerprint: tuple[tuple[int, ...], str] | None = None
-        self._packed = PackedStack()
+        self._packed, self._bank_features = PackedStack(), BankFeatures()
         self._run: Run = run_block
         initialise(self, self.layers, self.head, self.refine)
 
@@ -209,7 +210,10 @@ class SceneModel(nn.Module):
             raise StateError("nothing was observed yet: there is nothing to look at")
         maps = None
         if self.sweep is not None and state.bank is not None:
-            maps = self.sweep.features(state.bank.pictures())
+            first = next(self.sweep.parameters())
+            is_mixed = torch.is_autocast_enabled(first.device.type)
+            made_by = (self.fingerprint, first.dtype, first.device, is_mixed)
+            maps = self._bank_features.of(state.bank, self.sweep.features, made_by)
         layers = state.layers if products is None else in_products(state.layers, products)
         stack = self._packed.of(self.layers, self.fingerprint, products)
         return View(layers, state.gauge, state.clock, state.bank, maps, stack, products)
