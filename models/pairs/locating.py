@@ -82,6 +82,12 @@ class Sighting:
         """One number to choose by, 0 to 1."""
         return self.support * min(1.0, self.shared / 0.3)
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether it is a pose at all: matches that say nothing can leave none."""
+        parts = (self.w2c, self.information, torch.tensor(self.trust))
+        return all(bool(torch.isfinite(part).all()) for part in parts)
+
     def deviation(self, nearness: float) -> float:
         """Standard deviation of the pose, in radians and shares of the median depth together."""
         scale = torch.tensor([1.0 / nearness] * 3 + [1.0] * 3, dtype=self.w2c.dtype)
@@ -209,6 +215,7 @@ def average(
     seen again thus corrects what has drifted since. nearness: one over the length that shifts are
     compared with.
     """
+    sightings = [one for one in sightings if one.is_finite]
     best = max(sightings, key=lambda one: one.trust, default=None)
     if best is None or best.trust < least:
         return None

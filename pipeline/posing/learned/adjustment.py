@@ -85,6 +85,8 @@ def adjust(
         wanted = right - scaled @ gradient.flatten()
         poses = poses + _DAMPING * poses.diagonal().mean() * torch.eye(len(poses), dtype=rho.dtype)
         xi = torch.linalg.solve_ex(poses, wanted).result if len(poses) else wanted
+        if not bool(torch.isfinite(xi).all() & torch.isfinite(depths).all()):
+            return Adjusted(w2c, log_rho.exp(), prior_spread)  # matches that say nothing at all
         step = (gradient.flatten() - corner.T @ xi) / depths.flatten()
         step = step.view(keyframes, points).clamp(-_LARGEST, _LARGEST)
         log_rho = torch.where(adjusted[:, None], log_rho + step, log_rho)
