@@ -29,7 +29,7 @@ from everview.datasets.resampling import fit_frame
 from everview.pipeline.errors import UsageError
 from everview.pipeline.posing.agreement import NONE, Agreement, agreement, known_depth
 from everview.pipeline.posing.features import FeatureMatcher, Features
-from everview.pipeline.posing.posed import Posed
+from everview.pipeline.posing.posed import Posed, without_pose
 from everview.pipeline.posing.refinement import Refiner
 from everview.pipeline.posing.trajectory_errors import Alignment, TrajectoryErrors, rotation_angle
 from everview.pipeline.streaming.frame_tensors import (
@@ -261,12 +261,7 @@ class Odometer:
         image = frame.image
         if frame.depth is None or image.dtype != np.uint8 or image.ndim != 3:
             return None
-        if frame.camera is not None:
-            return frame.camera.moved(np.eye(4))
-        if self._lens is None:
-            return None
-        height, width = image.shape[:2]
-        return self._lens.camera(np.eye(4)).resized(width, height)
+        return without_pose(frame, self._lens)
 
     def points_world(self) -> np.ndarray | None:
         """None: the frames' depth tells the scale."""

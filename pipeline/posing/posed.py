@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from everview.datasets.cameras import Camera
 from everview.datasets.captures import Frame
+from everview.datasets.lenses import Lens
 from everview.pipeline.posing.trajectory_errors import Alignment, TrajectoryErrors
 
 
@@ -20,6 +22,17 @@ class Posed:
 
     frame: Frame
     problem: str | None = None
+
+
+def without_pose(frame: Frame, lens: Lens | None) -> Camera | None:
+    """The frame's intrinsics as a camera at the origin: its own camera's, or those of `lens` at its
+    size; None where nothing tells them."""
+    if frame.camera is not None:
+        return frame.camera.moved(np.eye(4))
+    if lens is None:
+        return None
+    height, width = frame.image.shape[:2]
+    return lens.camera(np.eye(4)).resized(width, height)
 
 
 class PoseFinder(Protocol):

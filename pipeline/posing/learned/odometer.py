@@ -38,7 +38,7 @@ from everview.models.pairs.locating import Located, Reference, Sighting, average
 from everview.models.pairs.matcher import FrameCode, PairMatcher
 from everview.pipeline.errors import UsageError
 from everview.pipeline.posing.learned.keyframes import Keyframe, KeyframeMap, described, landed
-from everview.pipeline.posing.posed import Posed
+from everview.pipeline.posing.posed import Posed, without_pose
 from everview.pipeline.posing.trajectory_errors import Alignment, TrajectoryErrors
 from everview.pipeline.streaming.frame_tensors import (
     frames_from_tensors,
@@ -295,12 +295,7 @@ class LearnedOdometer:
         image = frame.image
         if image.dtype != np.uint8 or image.ndim != 3 or min(image.shape[:2]) < COARSE:
             return None
-        if frame.camera is not None:
-            return frame.camera.moved(np.eye(4))
-        if self._lens is None:
-            return None
-        height, width = image.shape[:2]
-        return self._lens.camera(np.eye(4)).resized(width, height)
+        return without_pose(frame, self._lens)
 
     def points_world(self) -> np.ndarray | None:
         """The points of the newest keyframes, float32 [N, 3]; None before the first frame."""
