@@ -1,7 +1,8 @@
 """The matching features of a bank's frames, made once a frame instead of once a freeze.
 
 A chunk changes few of the frames that a bank keeps, in a bank's order: those that stay, then the
-new ones. What stays is found by its pixels, so nothing has to be told or remembered beside them.
+new ones. What stays is found by its pixels, so nothing has to be told or remembered beside them:
+sums of them say where to look, for which a device is waited for once, and then all are compared.
 Convolutions treat the pictures of a batch alike, so a stream that goes on and one that froze all
 frames at once have the same features (on a CPU bit for bit: a test).
 """
@@ -63,28 +64,37 @@ def _alike(images: Tensor, others: Tensor) -> bool:
 
 def _joined(known: _Known, bank: FrameBank, features: Features) -> Tensor:
     """Maps of frames that were there before, and new ones of the rest, in the bank's order."""
-    kept = _kept(known.images[0], bank.images[0])
-    count = bank.size - len(kept)
-    if not kept:
+    sums = _sums(torch.cat([known.images[0], bank.images[0]]))
+    before = known.images.shape[1]
+    kept = _kept(sums[:before], sums[before:])
+    count = len(kept)
+    if not kept or not torch.equal(known.images[:, kept], bank.images[:, :count]):
         return features(bank.pictures())
     maps = known.maps[:, kept]
-    if not count:
+    if count == bank.size:
         return maps
-    fresh = FrameBank(
-        bank.images[:, len(kept) :], bank.cameras[:, len(kept) :], bank.time_s[:, len(kept) :]
-    )
+    fresh = FrameBank(bank.images[:, count:], bank.cameras[:, count:], bank.time_s[:, count:])
     return torch.cat([maps, features(fresh.pictures())], 1)
 
 
-def _kept(images: Tensor, others: Tensor) -> list[int]:
-    """Places in `images` of the first frames of `others`, as long as both go on in one order."""
+def _kept(sums: list[int], others: list[int]) -> list[int]:
+    """Places in `sums` of the first of `others`, as long as both go on in one order."""
     places: list[int] = []
     place = 0
     for other in others:
-        while place < len(images) and not torch.equal(images[place], other):
+        while place < len(sums) and sums[place] != other:
             place += 1
-        if place == len(images):
+        if place == len(sums):
             break
         places.append(place)
         place += 1
     return places
+
+
+def _sums(images: Tensor) -> list[int]:
+    """Of each of K pictures, its bytes as 64-bit words times odd numbers, modulo 2^64."""
+    words = images.flatten(1).contiguous().view(torch.int64)
+    places = torch.arange(words.shape[1], device=words.device)
+    # the golden ratio's multiples, whose low bits are as mixed as one multiplication makes them
+    factors = places * -7046029254386353131 | 1
+    return [int(value) for value in (words * factors).sum(1).tolist()]

@@ -55,20 +55,20 @@ class FrameBank:
         return grown.reduced(capacity)
 
     def reduced(self, capacity: int) -> FrameBank:
-        """The bank without the older frame of the closest pair, until `capacity` is kept."""
-        bank = self
-        while bank.size > capacity:
-            bank = bank._without_most_redundant()
-        return bank
-
-    def _without_most_redundant(self) -> FrameBank:
+        """The bank without the older frame of the closest pair, until `capacity` is kept. Pairs are
+        compared in the units of the whole bank: one table, and one copy of what stays."""
+        if self.size <= capacity:
+            return self
         apart = view_distance(self.cameras, self.cameras, self.time_s, self.time_s)
         index = torch.arange(self.size, device=apart.device)
-        later = index[:, None] < index[None, :]
-        apart = torch.where(later, apart, torch.inf).amin(dim=-1)  # of each frame to any later one
-        leaving = apart.argmin(dim=-1, keepdim=True)
-        keep = index[: self.size - 1] + (index[: self.size - 1] >= leaving).long()
-        return self.select(keep)
+        apart = torch.where(index[:, None] < index, apart, torch.inf)  # of each to any later one
+        gone = torch.zeros_like(self.time_s, dtype=torch.bool)
+        for _ in range(self.size - capacity):
+            leaving = apart.amin(dim=-1).argmin(dim=-1, keepdim=True)
+            gone = gone.scatter(1, leaving, True)
+            pairs = leaving[:, None].expand(-1, self.size, -1)
+            apart = apart.scatter(1, pairs.mT, torch.inf).scatter(2, pairs, torch.inf)
+        return self.select(gone.byte().argsort(dim=-1, stable=True)[:, :capacity])
 
     def select(self, index: Tensor) -> FrameBank:
         """The frames at `index` [B, n]."""

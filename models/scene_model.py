@@ -55,6 +55,7 @@ class SceneModel(nn.Module):
         self.sweep = None if bank is None else PlaneSweep(bank, config.dim, config.patch)
         self.refine = None if bank is None else Refinement(bank)
         self._fingerprint: tuple[tuple[int, ...], str] | None = None
+        self._tables: list[dict[str, nn.Parameter | None]] | None = None
         self._packed, self._bank_features = PackedStack(), BankFeatures()
         self._run: Run = run_block
         initialise(self, self.layers, self.head, self.refine)
@@ -73,7 +74,10 @@ class SceneModel(nn.Module):
         Changes of weights made in inference mode, which have no version, and a replaced `.data`,
         which leaves it as it was, are not noticed.
         """
-        versions = tuple(0 if p.is_inference() else p._version for p in self.parameters())
+        if self._tables is None:  # walking through the modules costs more than all else here
+            self._tables = [module._parameters for module in self.modules()]
+        parameters = [p for table in self._tables for p in table.values() if p is not None]
+        versions = tuple([0 if p.is_inference() else p._version for p in parameters])
         if self._fingerprint is None or self._fingerprint[0] != versions:
             digest = hashlib.blake2b(self.config.identity.encode(), digest_size=16)
             for name, parameter in sorted(self.named_parameters()):
@@ -212,10 +216,10 @@ class SceneModel(nn.Module):
         if self.sweep is not None and state.bank is not None:
             first = next(self.sweep.parameters())
             is_mixed = torch.is_autocast_enabled(first.device.type)
-            made_by = (self.fingerprint, first.dtype, first.device, is_mixed)
+            made_by = (state.fingerprint, first.dtype, first.device, is_mixed)
             maps = self._bank_features.of(state.bank, self.sweep.features, made_by)
         layers = state.layers if products is None else in_products(state.layers, products)
-        stack = self._packed.of(self.layers, self.fingerprint, products)
+        stack = self._packed.of(self.layers, state.fingerprint, products)
         return View(layers, state.gauge, state.clock, state.bank, maps, stack, products)
 
     def query(

@@ -27,7 +27,7 @@ Holes = Literal["white", "nearest"]
 def mean_colour(inputs: Sequence[np.ndarray]) -> np.ndarray:
     """The mean colour of all input pixels, float64 [3] of 0 to 255."""
     # whole rows first: the sums are exact, and those over a last axis of three are slow
-    sums = [image.sum(0, dtype=np.int64).sum(0) / (image.size // 3) for image in inputs]
+    sums = [image.sum(0, dtype=np.uint32).sum(0, np.int64) / (image.size // 3) for image in inputs]
     return np.mean(sums, axis=0)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -126,13 +125,8 @@ def observe_chunks(
             torch.cuda.synchronize(device)
         observe_s += time.monotonic() - begin
         if probe.frames:
-            renderer = SceneRenderer(model, state)
-            probe.measure(partial(_from_memory, renderer))
+            probe.measure(SceneRenderer(model, state))
     return Observation(state, gauge, observe_s, probe)
-
-
-def _from_memory(renderer: SceneRenderer, frame: Frame) -> np.ndarray:
-    return renderer.memory_image(frame.camera, frame.time_s)
 
 
 @torch.inference_mode()
@@ -157,7 +151,7 @@ def render_targets(
         view = next(iter(renderer.render([frame.camera], [frame.time_s])))
         latencies.append(1e3 * (time.monotonic() - begin))
         # drawn again for comparison, which is no part of what a user waits for
-        pure = renderer.memory_image(frame.camera, frame.time_s)
+        (pure,) = renderer.memory_images([frame.camera], [frame.time_s])
         views.append(replace(view, memory_image=pure))
     return tuple(views), tuple(latencies)
 

@@ -54,7 +54,9 @@ class Renderer(Protocol):
         with_memory: bool = False,
     ) -> Iterator[RenderedView]: ...
     def depth_of(self, camera: Camera, image: np.ndarray, time_s: float | None) -> RenderedView: ...
-    def memory_image(self, camera: Camera, time_s: float | None) -> np.ndarray: ...
+    def memory_images(
+        self, cameras: Sequence[Camera], times_s: Sequence[float | None]
+    ) -> list[np.ndarray]: ...
     def answered_by(self, answer: Answer) -> Renderer: ...
 
 
@@ -89,8 +91,7 @@ class SceneRenderer:
         with_memory: also draw what the memory alone gives (twice the work).
         """
         times = [None] * len(cameras) if times_s is None else list(times_s)
-        most = _TOKENS_AT_ONCE.get(self.model.device.type, 4096)
-        for start, stop in _batches(cameras, self.model.config.patch, most):
+        for start, stop in self._batches(cameras):
             yield from self._render_batch(cameras[start:stop], times[start:stop], with_memory)
 
     def depth_of(self, camera: Camera, image: np.ndarray, time_s: float | None) -> RenderedView:
@@ -99,10 +100,19 @@ class SceneRenderer:
         outs = self._ask(query, ("rgb", "depth", "confidence"))
         return next(_views([camera], [time_s], outs))
 
-    def memory_image(self, camera: Camera, time_s: float | None) -> np.ndarray:
-        """What the memory alone draws, uint8 [H, W, 3]."""
-        outs = self._ask(self._query([camera], [time_s]), ("memory_rgb",))
-        return _bytes(outs.memory_rgb[0])[0]
+    def memory_images(
+        self, cameras: Sequence[Camera], times_s: Sequence[float | None]
+    ) -> list[np.ndarray]:
+        """What the memory alone draws, uint8 [H, W, 3] each."""
+        images: list[np.ndarray] = []
+        for start, stop in self._batches(cameras):
+            query = self._query(cameras[start:stop], times_s[start:stop])
+            images.extend(_bytes(self._ask(query, ("memory_rgb",)).memory_rgb[0]))
+        return images
+
+    def _batches(self, cameras: Sequence[Camera]) -> Iterator[tuple[int, int]]:
+        most = _TOKENS_AT_ONCE.get(self.model.device.type, 4096)
+        return _batches(cameras, self.model.config.patch, most)
 
     def _render_batch(
         self, cameras: Sequence[Camera], times: Sequence[float | None], with_memory: bool

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from everview.datasets.captures import Frame
+    from everview.pipeline.streaming.gate.measures import Look
 
 
 DROPPED = "dropped: the queue was full"
@@ -25,6 +26,7 @@ class Arrival:
     from a live sender has its sequence as its `index`, so that sending it again changes nothing.
     arrived_s: when it arrived, seconds of `time.monotonic()`; latency counts from here.
     cursor: where the source goes on after this arrival, for snapshots (JSON-compatible).
+    look: what the write gate measures of the frame's image, where that was done on the way.
     """
 
     sequence: int
@@ -32,6 +34,7 @@ class Arrival:
     arrived_s: float
     problem: str | None = None
     cursor: dict[str, Any] = field(default_factory=dict)
+    look: Look | None = None
 
     def __post_init__(self) -> None:
         if (self.frame is None) == (self.problem is None):

@@ -1,5 +1,8 @@
 """One thread that takes frames from a source and one bounded queue between it and the session.
 
+What is done to a frame alone is done there, beside the session: resizing, and the write gate's
+measures.
+
 A full queue makes a source that can wait do so, and nothing is lost. A camera can't wait: then the
 oldest frame in the queue goes, and a problem of the same number takes its place, so that the
 session counts it and writes its row.
@@ -16,6 +19,7 @@ from types import TracebackType
 from everview.datasets.captures import Frame
 from everview.datasets.errors import DataError
 from everview.pipeline.streaming.arrivals import DROPPED, Arrival
+from everview.pipeline.streaming.gate.measures import Look
 from everview.pipeline.streaming.sources.source import Source
 
 _MOST_PROBLEMS = 4096
@@ -103,7 +107,7 @@ class ArrivalQueue:
     def _drop_oldest(self) -> None:
         for place, item in enumerate(self._items):
             if item.frame is not None:
-                self._items[place] = replace(item, frame=None, problem=DROPPED)
+                self._items[place] = replace(item, frame=None, problem=DROPPED, look=None)
                 self._waiting -= 1
                 self._dropped += 1
                 return
@@ -166,7 +170,8 @@ class Feeder:
     def _put(self, arrival: Arrival) -> bool:
         if arrival.frame is not None:
             try:
-                arrival = replace(arrival, frame=self._prepare(arrival.frame))
+                frame = self._prepare(arrival.frame)
+                arrival = replace(arrival, frame=frame, look=Look.whole(frame.image))
             except (DataError, ValueError) as error:
                 arrival = replace(arrival, frame=None, problem=f"can't be resized: {error}")
         return self._queue.put(arrival, self._source.can_wait)

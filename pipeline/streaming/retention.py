@@ -9,7 +9,7 @@ yet, and the stream's length is a lower bound.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from everview.datasets.captures import Frame
 from everview.pipeline.evaluation.image_metrics import PSNR_CAP_DB
+from everview.pipeline.rendering.renderer import Renderer
 from everview.pipeline.streaming.sampled import Sampled
 
 _LEAST_GAIN_DB = 0.5
@@ -82,12 +83,14 @@ class RetentionProbe:
         places = np.linspace(0, len(chunk) - 1, min(count, len(chunk))).round().astype(int)
         return RetentionProbe(tuple(chunk[place] for place in np.unique(places)))
 
-    def measure(self, draw: Callable[[Frame], np.ndarray]) -> float | None:
-        """Add one point, and return it; draw: a frame's camera and time to the picture the memory
-        alone gives. None when nothing is probed."""
+    def measure(self, renderer: Renderer) -> float | None:
+        """Add one point, and return it; renderer: of the state as it is now. None when nothing is
+        probed."""
         if not self.frames:
             return None
-        value = float(np.mean([image_psnr(draw(frame), frame.image) for frame in self.frames]))
+        cameras, times = [f.camera for f in self.frames], [f.time_s for f in self.frames]
+        drawn = zip(renderer.memory_images(cameras, times), self.frames, strict=True)
+        value = float(np.mean([image_psnr(image, frame.image) for image, frame in drawn]))
         self.curve.add(value)
         self.half.add(value)
         return value
@@ -121,8 +124,8 @@ class RetentionProbe:
 def image_psnr(image: np.ndarray, truth: np.ndarray) -> float:
     """PSNR in dB of two uint8 [H, W, 3] images, as the evaluation defines it; from whole numbers,
     since it is asked several times for every chunk."""
-    apart = np.subtract(image, truth, dtype=np.int16).ravel().astype(np.float64)
-    error = float(apart @ apart) / (apart.size * 255.0**2)
+    apart = (np.maximum(image, truth) - np.minimum(image, truth)).astype(np.uint16)
+    error = int((apart * apart).sum(dtype=np.uint64)) / (apart.size * 255.0**2)
     return min(PSNR_CAP_DB, -10 * math.log10(error)) if error else PSNR_CAP_DB
 
 

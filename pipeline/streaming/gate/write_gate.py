@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -47,11 +48,12 @@ class WriteGate:
     brightnesses: list[float] = field(default_factory=list)
     in_a_row: int = 0
 
-    def judge(self, frame: Frame, predict: Predict) -> Judged:
-        """The verdict on a frame as resized; a written one becomes part of the running medians."""
+    def judge(self, frame: Frame, predict: Predict, look: Look | None = None) -> Judged:
+        """The verdict on a frame as resized; a written one becomes part of the running medians.
+        look: of its image, if somebody has taken one."""
         if (reason := self._unusable(frame)) is not None:
             return Judged(frame, Verdict("rejected", reason))
-        look = Look(frame.image)
+        look = look or Look(frame.image)
         judged = self._repeated(frame) or self._empty(frame, look) or self._blurred(frame, look)
         judged = judged or self._exposed(frame, look, predict) or Judged(frame, ACCEPTED)
         if not judged.verdict.is_written:
@@ -109,15 +111,15 @@ class WriteGate:
         is_open = look.mean < self.limits.darkest + 0.02 * 255
         if is_open and (bright := float(np.percentile(look.luma, 99))) < self.limits.darkest:
             return Judged(frame, Verdict("rejected", "black", bright))
-        if (spread := float(look.luma.std())) < self.limits.flattest:
-            return Judged(frame, Verdict("rejected", "blank", spread))
+        if look.spread < self.limits.flattest:
+            return Judged(frame, Verdict("rejected", "blank", look.spread))
         return None
 
     def _blurred(self, frame: Frame, look: Look) -> Judged | None:
         if len(self.blurs) < self.limits.warm_up:
             return None
-        share = look.sharpness / max(float(np.median(self.sharpnesses)), 1e-6)
-        added = look.blur - float(np.median(self.blurs))
+        share = look.sharpness / max(median(self.sharpnesses), 1e-6)
+        added = look.blur - median(self.blurs)
         if share >= self.limits.sharpness or added <= self.limits.blurrier:
             return None
         return Judged(frame, Verdict("rejected", "blurred", share))
@@ -125,7 +127,7 @@ class WriteGate:
     def _exposed(self, frame: Frame, look: Look, predict: Predict) -> Judged | None:
         if len(self.brightnesses) < self.limits.warm_up or self.written is None:
             return None
-        stops = look.brightness - float(np.median(self.brightnesses))
+        stops = look.brightness - median(self.brightnesses)
         if abs(stops) < self.limits.suspect_stops:
             return None
         expected = predict(frame)

@@ -79,9 +79,15 @@ class SegmentedRenderer:
         """As `SceneRenderer.depth_of`."""
         return self._of(self._atlas.nearest(camera, time_s)).depth_of(camera, image, time_s)
 
-    def memory_image(self, camera: Camera, time_s: float | None) -> np.ndarray:
-        """As `SceneRenderer.memory_image`."""
-        return self._of(self._atlas.nearest(camera, time_s)).memory_image(camera, time_s)
+    def memory_images(
+        self, cameras: Sequence[Camera], times_s: Sequence[float | None]
+    ) -> list[np.ndarray]:
+        """As `SceneRenderer.memory_images`, each of the segment that covers its camera best."""
+        images: list[np.ndarray] = []
+        for camera, time_s in zip(cameras, times_s, strict=True):
+            nearest = self._of(self._atlas.nearest(camera, time_s))
+            images.extend(nearest.memory_images([camera], [time_s]))
+        return images
 
     def answered_by(self, answer: Answer) -> SegmentedRenderer:
         """As `SceneRenderer.answered_by`."""

@@ -11,6 +11,7 @@ from everview.datasets.errors import DataError
 from everview.pipeline.errors import UsageError
 from everview.pipeline.streaming.gate import measures
 from everview.pipeline.streaming.gate.exposure import rectifying_fit
+from everview.pipeline.streaming.gate.measures import Look
 from everview.pipeline.streaming.gate.thresholds import GateThresholds
 from everview.pipeline.streaming.gate.write_gate import WriteGate
 from everview.pipeline.streaming.preparing import prepared
@@ -196,3 +197,22 @@ def test_impossible_limits_are_refused():
 def test_a_picture_that_no_reader_makes_is_named_before_it_is_resized(scene, image, said):
     with pytest.raises(DataError, match=said):
         prepared(replace(scene[0], image=image), 32, 8)
+
+
+def test_a_verdict_is_the_same_whoever_looked_at_the_picture(scene):
+    ours, theirs = WriteGate(LIMITS), WriteGate(LIMITS)
+    pictures = [frame.image for frame in scene]
+    pictures[4], pictures[7] = blurred(pictures[4], 3), np.zeros_like(pictures[7])
+    pictures[11] = (pictures[11] * 0.3).astype(np.uint8)
+    for frame, picture in zip(scene, pictures, strict=True):
+        came = replace(frame, image=picture)
+        judged = ours.judge(came, nothing_yet)
+        again = theirs.judge(came, nothing_yet, Look.whole(picture))
+        assert judged.verdict == again.verdict
+    assert ours.to_facts() == theirs.to_facts()
+
+
+def test_only_pictures_are_looked_at(scene):
+    image = scene[0].image
+    assert Look.whole(image.astype(np.float32)) is None
+    assert Look.whole(image[..., 0]) is None

@@ -41,6 +41,7 @@ def all_of(source, depth=3):
 def test_a_source_that_can_wait_loses_nothing_and_never_fills_more_than_the_queue(frames):
     taken, counts = all_of(IteratedSource(frames(40), "walk"))
     assert [a.frame.index for a in taken] == list(range(40))
+    assert all(a.look.image is a.frame.image for a in taken)  # measured before their turn
     assert (counts.frames, counts.dropped) == (40, 0)
     assert counts.longest <= 3
 
