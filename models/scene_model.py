@@ -10,7 +10,6 @@ Shapes: B scenes, V views, T tokens of a view, C channels, H rows, W columns.
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
@@ -24,6 +23,7 @@ from everview.models.config import BankConfig, ModelConfig
 from everview.models.context import Context
 from everview.models.elastic import Elastic
 from everview.models.episode import Episode
+from everview.models.fingerprint import Fingerprint
 from everview.models.frame_bank import FrameBank, grown_bank, nearest_sources
 from everview.models.gauge import Gauge, fit_gauge
 from everview.models.heads import Decoded, Refinement, TokenHead
@@ -54,8 +54,7 @@ class SceneModel(nn.Module):
         self.head = TokenHead(config.dim, config.patch, span)
         self.sweep = None if bank is None else PlaneSweep(bank, config.dim, config.patch)
         self.refine = None if bank is None else Refinement(bank)
-        self._fingerprint: tuple[tuple[int, ...], str] | None = None
-        self._tables: list[dict[str, nn.Parameter | None]] | None = None
+        self._fingerprint = Fingerprint()
         self._packed, self._bank_features = PackedStack(), BankFeatures()
         self._run: Run = run_block
         initialise(self, self.layers, self.head, self.refine)
@@ -74,17 +73,7 @@ class SceneModel(nn.Module):
         Changes of weights made in inference mode, which have no version, and a replaced `.data`,
         which leaves it as it was, are not noticed.
         """
-        if self._tables is None:  # walking through the modules costs more than all else here
-            self._tables = [module._parameters for module in self.modules()]
-        parameters = [p for table in self._tables for p in table.values() if p is not None]
-        versions = tuple([0 if p.is_inference() else p._version for p in parameters])
-        if self._fingerprint is None or self._fingerprint[0] != versions:
-            digest = hashlib.blake2b(self.config.identity.encode(), digest_size=16)
-            for name, parameter in sorted(self.named_parameters()):
-                digest.update(name.encode())
-                digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
-            self._fingerprint = (versions, digest.hexdigest())
-        return self._fingerprint[1]
+        return self._fingerprint.of(self, self.config.identity)
 
     def committing(self, step: StepPolicy, elastic: Elastic | None) -> SceneModel:
         """This model with other policies of a commit; the slow weights are shared, not copied.
@@ -97,7 +86,7 @@ class SceneModel(nn.Module):
             return self
         shared = {id(t): t for t in (*self.parameters(), *self.buffers())}
         other = copy.deepcopy(self, {**shared, id(self._packed): PackedStack()})
-        other.config, other._fingerprint = config, None
+        other.config = config
         for layer in other.layers:
             if isinstance(layer, FastWeightMemory):
                 layer.elastic = elastic

@@ -272,7 +272,7 @@ def test_queries_and_writes_neither_wait_for_a_gpu_nor_copy_from_the_host(
     with FakeTensorMode(), torch.no_grad():
         with torch.device("cuda"):
             model = SceneModel(config).eval()
-        model._fingerprint = (tuple(p._version for p in model.parameters()), "fake")
+        model._fingerprint.known = (model._fingerprint.versions(model), "fake")
         seen = map_tensors(lambda t: torch.zeros(t.shape, dtype=t.dtype, device="cuda"), shapes)
         images, cameras, times = seen.inputs.images, seen.inputs.cameras, seen.inputs.time_s
         state = model.observe(images, cameras, times, model.init_state(1), gauge=seen.gauge)
