@@ -31,7 +31,7 @@ from everview.models.graphs import GraphRecorder, described, twin
 from everview.models.queries import Outputs, Query, View
 from everview.models.scene_model import SceneModel
 from everview.models.schedule import Schedule
-from everview.models.state import map_tensors, named_tensors
+from everview.models.state import all_tensors, map_tensors
 
 log = logging.getLogger("everview.models")
 
@@ -113,8 +113,7 @@ class _Form:
             shown = self.shown[index]
             if shown is not None and shown() is theirs:
                 continue
-            pairs = zip(named_tensors(ours), named_tensors(theirs), strict=True)
-            for (_, room), (_, tensor) in pairs:
+            for room, tensor in zip(all_tensors(ours), all_tensors(theirs), strict=True):
                 room.copy_(tensor)
             self.shown[index] = weakref.ref(theirs) if isinstance(theirs, View) else None
 

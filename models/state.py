@@ -98,6 +98,16 @@ def in_products(value: Any, products: torch.dtype) -> Any:
     return map_tensors(lambda t: t.to(products) if t.is_floating_point() else t, value)
 
 
+def all_tensors(value: Any) -> list[Tensor]:
+    """Every tensor in `value`, in the order of `named_tensors`."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, tuple):
+        return [tensor for part in value for tensor in all_tensors(part)]
+    names = getattr(type(value), "__dataclass_fields__", ())
+    return [tensor for name in names for tensor in all_tensors(getattr(value, name))]
+
+
 def named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """Every tensor in `value` with its dotted path."""
     if isinstance(value, Tensor):
@@ -123,7 +133,7 @@ def to_device(state: SceneState, device: torch.device | str) -> SceneState:
 
 def state_bytes(state: SceneState) -> int:
     """Bytes of every tensor a state carries."""
-    return sum(t.numel() * t.element_size() for _, t in named_tensors(state))
+    return sum(t.numel() * t.element_size() for t in all_tensors(state))
 
 
 def state_to_tensors(state: SceneState) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -29,7 +29,7 @@ from everview.datasets.captures import Frame
 from everview.models.captured import answering, writing
 from everview.models.gauge import Gauge
 from everview.models.scene_model import SceneModel
-from everview.models.state import SceneState, state_bytes, state_to_tensors
+from everview.models.state import SceneState, state_bytes
 from everview.pipeline.errors import InputRejected
 from everview.pipeline.posing.posed import PoseFinder
 from everview.pipeline.rendering.renderer import RenderedView
@@ -326,7 +326,7 @@ class Session:
         plan = self.learning.plan(chunk, foreseen, continued, self.retention.drift_db)
         first = gauge if state.gauge is None else None
         state = written(self.model, self._write, chunk, state, first, plan)
-        verdict = self.gate.judge_state(state_to_tensors(state)[0])
+        verdict = self.gate.judge_state(state)
         if verdict.is_written:
             if gauge is not None:
                 self.segments.begin(gauge, number, None if before is None else before.state)

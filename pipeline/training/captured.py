@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from everview.models.episode import Episode
 from everview.models.graphs import GraphRecorder, described, twin
 from everview.models.schedule import Schedule
-from everview.models.state import map_tensors, named_tensors
+from everview.models.state import all_tensors, map_tensors, named_tensors
 from everview.pipeline.training.losses import LossWeights
 from everview.pipeline.training.step import StepResult
 
@@ -63,8 +63,7 @@ class Form:
 
     def fill(self, episode: Episode, weights: LossWeights, rate_factor: float | Tensor) -> None:
         """Copy a step's inputs in. Numbers travel as arguments of kernels: the host never waits."""
-        pairs = zip(named_tensors(self.episode), named_tensors(episode), strict=True)
-        for (_, ours), (_, theirs) in pairs:
+        for ours, theirs in zip(all_tensors(self.episode), all_tensors(episode), strict=True):
             ours.copy_(theirs)
         for name, weight in self.weights.items():
             weight.fill_(weights[name])

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from everview.datasets.captures import Frame
+from everview.models.state import SceneState, all_tensors, named_tensors
 from everview.pipeline.streaming.arrivals import is_time
 from everview.pipeline.streaming.gate import measures
 from everview.pipeline.streaming.gate.exposure import agrees, rectifying_fit
@@ -70,16 +70,16 @@ class WriteGate:
         if frame.camera is not None and frame.image.dtype == np.uint8:
             self.previous = frame
 
-    def judge_state(self, tensors: Mapping[str, Tensor]) -> Verdict:
+    def judge_state(self, state: SceneState) -> Verdict:
         """Verdict on the state after a chunk; a state that is not finite is never published."""
-        # NaN means "unknown" in clocks and times; weights, momentum, norms have no unknowns
-        layers = {n: t for n, t in tensors.items() if n.startswith("layers.")}
-        finite = {n: t.isfinite().all() for n, t in layers.items() if t.is_floating_point()}
+        # its layers alone: NaN means "unknown" in clocks and times, and no weight is unknown
+        finite = [t.isfinite().all() for t in all_tensors(state.layers) if t.is_floating_point()]
         # a device is waited for once, and again only to name what is wrong
-        if not finite or bool(torch.stack([*finite.values()]).all()):
+        if not finite or bool(torch.stack(finite).all()):
             return ACCEPTED
-        name = next(name for name, is_finite in finite.items() if not is_finite)
-        return Verdict("rejected", f"{name} is not finite")
+        named = named_tensors(state.layers, "layers")
+        wrong = next(n for n, t in named if t.is_floating_point() and not t.isfinite().all())
+        return Verdict("rejected", f"{wrong} is not finite")
 
     # --- one reason each; None: no objection ---
 
