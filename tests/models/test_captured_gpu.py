@@ -109,11 +109,15 @@ def test_cameras_may_come_from_the_host_and_memory_does_not_grow() -> None:
     assert torch.cuda.memory_allocated() <= before
 
 
-@pytest.mark.parametrize("writes", [("w1",), ("w0", "w1", "w2")], ids="+".join)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"memory_writes": ("w0", "w1", "w2")}, {"stack": "WTFSTF"}],
+    ids=["w1", "w0+w1+w2", "window"],
+)
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-def test_a_stream_of_captured_writes_leaves_the_states_of_plain_ones(writes, compiled) -> None:
+def test_a_stream_of_captured_writes_leaves_the_states_of_plain_ones(changes, compiled) -> None:
     """SGD: compiled blocks against plain ones too."""
-    model = gpu_model(memory_writes=writes, memory_optimiser="sgd")
+    model = gpu_model(memory_optimiser="sgd", **changes)
     plain = seen_by(model, chunks=USES)
     if compiled:
         model.compile_blocks(dynamic=False)
