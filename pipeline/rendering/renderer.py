@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,28 +17,13 @@ from torch import Tensor
 from everview.datasets.cameras import Camera, Cameras
 from everview.kernels.backend import reading_products
 from everview.models.captured import Answer, answering
-from everview.models.scene_model import Outputs, Query, SceneModel
+from everview.models.queries import Outputs, Query
+from everview.models.scene_model import SceneModel
+from everview.pipeline.rendering.asked import AskedViews, RenderedView, picture_bytes
 
 # Views of 128 px have 256 tokens of 8x8: 16 of them on a CPU, about 0.3 GiB at d384; a GPU is full
 # with 8 of 256 px.
 _TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 8192}
-
-
-@dataclass(frozen=True, eq=False)
-class RenderedView:
-    """One picture of the scene.
-
-    image: uint8 [H, W, 3] sRGB. depth: float32 [H, W] along z in world units. confidence: float32
-    [H, W] in (0, 1]. memory_image: uint8 [H, W, 3], what the memory alone draws, without texture
-    copied from source frames; None unless it was asked for.
-    """
-
-    camera: Camera
-    time_s: float | None
-    image: np.ndarray
-    depth: np.ndarray
-    confidence: np.ndarray
-    memory_image: np.ndarray | None = None
 
 
 class Renderer(Protocol):
@@ -47,6 +31,12 @@ class Renderer(Protocol):
 
     model: SceneModel
 
+    def ask(
+        self,
+        cameras: Sequence[Camera],
+        times_s: Sequence[float | None] | None = None,
+        with_memory: bool = False,
+    ) -> Iterator[AskedViews]: ...
     def render(
         self,
         cameras: Sequence[Camera],
@@ -80,6 +70,19 @@ class SceneRenderer:
         other._answer = answer
         return other
 
+    def ask(
+        self,
+        cameras: Sequence[Camera],
+        times_s: Sequence[float | None] | None = None,
+        with_memory: bool = False,
+    ) -> Iterator[AskedViews]:
+        """As `render`, a few views at a time, without waiting for a device to draw them."""
+        times = [None] * len(cameras) if times_s is None else list(times_s)
+        heads = ("rgb", "depth", "confidence", *(("memory_rgb",) if with_memory else ()))
+        for start, stop in self._batches(cameras):
+            asked, when = cameras[start:stop], times[start:stop]
+            yield AskedViews(asked, when, self._ask(self._query(asked, when), heads))
+
     def render(
         self,
         cameras: Sequence[Camera],
@@ -90,15 +93,14 @@ class SceneRenderer:
 
         with_memory: also draw what the memory alone gives (twice the work).
         """
-        times = [None] * len(cameras) if times_s is None else list(times_s)
-        for start, stop in self._batches(cameras):
-            yield from self._render_batch(cameras[start:stop], times[start:stop], with_memory)
+        for asked in self.ask(cameras, times_s, with_memory):
+            yield from asked.views()
 
     def depth_of(self, camera: Camera, image: np.ndarray, time_s: float | None) -> RenderedView:
         """Look at a frame that has an image: the same outputs, with the image as a clue."""
         query = self._query([camera], [time_s], image_tensor([image], self.model.device))
         outs = self._ask(query, ("rgb", "depth", "confidence"))
-        return next(_views([camera], [time_s], outs))
+        return next(AskedViews([camera], [time_s], outs).views())
 
     def memory_images(
         self, cameras: Sequence[Camera], times_s: Sequence[float | None]
@@ -107,18 +109,14 @@ class SceneRenderer:
         images: list[np.ndarray] = []
         for start, stop in self._batches(cameras):
             query = self._query(cameras[start:stop], times_s[start:stop])
-            images.extend(_bytes(self._ask(query, ("memory_rgb",)).memory_rgb[0]))
+            drawn = self._ask(query, ("memory_rgb",)).memory_rgb
+            assert drawn is not None
+            images.extend(picture_bytes(drawn[0]).cpu().numpy())
         return images
 
     def _batches(self, cameras: Sequence[Camera]) -> Iterator[tuple[int, int]]:
         most = _TOKENS_AT_ONCE.get(self.model.device.type, 4096)
         return _batches(cameras, self.model.config.patch, most)
-
-    def _render_batch(
-        self, cameras: Sequence[Camera], times: Sequence[float | None], with_memory: bool
-    ) -> Iterator[RenderedView]:
-        heads = ("rgb", "depth", "confidence", *(("memory_rgb",) if with_memory else ()))
-        return _views(cameras, times, self._ask(self._query(cameras, times), heads))
 
     def _query(
         self,
@@ -127,7 +125,7 @@ class SceneRenderer:
         images: Tensor | None = None,
     ) -> Query:
         device = self.model.device
-        stacked = Cameras.stack(cameras)[None].to(device=device)
+        stacked = Cameras.stack(cameras)[None].to(device=device, non_blocking=True)
         return Query(cameras=stacked, images=images, time_s=time_tensor(times, device))
 
     def _ask(self, query: Query, heads: tuple[str, ...]) -> Outputs:
@@ -137,7 +135,10 @@ class SceneRenderer:
 
 def image_tensor(images: Sequence[np.ndarray], device: torch.device) -> Tensor:
     """uint8 [H, W, 3] images of one size as float32 [1, V, 3, H, W] in [0, 1]."""
-    stacked = torch.from_numpy(np.stack(images)).to(device)
+    stacked = torch.from_numpy(np.stack(images))
+    if device.type == "cuda":  # or the host would wait for whatever the device has to do before
+        stacked = stacked.pin_memory()
+    stacked = stacked.to(device, non_blocking=True)
     return stacked.permute(0, 3, 1, 2)[None].float().div_(255)
 
 
@@ -146,31 +147,7 @@ def time_tensor(times: Sequence[float | None], device: torch.device) -> Tensor |
     if all(time is None for time in times):
         return None
     values = [float("nan") if time is None else float(time) for time in times]
-    return torch.tensor(values, dtype=torch.float64, device=device)[None]
-
-
-def _views(
-    cameras: Sequence[Camera], times: Sequence[float | None], outs: Outputs
-) -> Iterator[RenderedView]:
-    pictures = _bytes(outs.rgb[0])
-    depth = outs.depth[0].float().cpu().numpy()
-    confidence = outs.confidence[0].float().cpu().numpy()
-    pure = None if outs.memory_rgb is None else _bytes(outs.memory_rgb[0])
-    for index, camera in enumerate(cameras):
-        yield RenderedView(
-            camera=camera,
-            time_s=times[index],
-            image=pictures[index],
-            depth=depth[index],
-            confidence=confidence[index],
-            memory_image=None if pure is None else pure[index],
-        )
-
-
-def _bytes(images: Tensor) -> np.ndarray:
-    """Float [V, 3, H, W] in [0, 1] to uint8 [V, H, W, 3]."""
-    scaled = images.float().clamp(0, 1).mul(255).round_().to(torch.uint8)
-    return scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return torch.tensor([values], dtype=torch.float64).to(device, non_blocking=True)
 
 
 def _batches(cameras: Sequence[Camera], patch: int, tokens: int) -> Iterator[tuple[int, int]]:

@@ -15,7 +15,7 @@ import torch
 from everview.datasets.captures import Frame
 from everview.models.state import SceneState
 from everview.pipeline.errors import UsageError
-from everview.pipeline.streaming.foresight import Foreseen
+from everview.pipeline.streaming.foresight import Prediction
 from everview.pipeline.streaming.policies import StreamPolicies
 from everview.pipeline.streaming.replay import Replayed
 from everview.pipeline.streaming.surprise import Surprised
@@ -75,7 +75,7 @@ class Learning:
     def plan(
         self,
         chunk: Sequence[Frame],
-        foreseen: Mapping[int, Foreseen],
+        foreseen: Prediction,
         state: SceneState | None,
         drift_db: float | None,
     ) -> ChunkWrite:
@@ -83,8 +83,10 @@ class Learning:
         where a memory begins; drift_db: what retention has lost so far, if known."""
         self.last = PLAIN
         if state is not None:
-            factor = self.surprised.learn(foreseen.values())
-            surprise = self.surprised.surprise_db if self.policies.surprise.is_on else None
+            factor, surprise = 1.0, None
+            if self.policies.surprise.is_on:
+                factor = self.surprised.learn(foreseen.scores.values())
+                surprise = self.surprised.surprise_db
             height, width = chunk[0].image.shape[:2]
             places = self.replayed.choose(state.bank, (width, height), drift_db)
             self.last = ChunkWrite(factor, surprise, tuple(places), _times(state, places))

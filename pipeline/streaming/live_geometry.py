@@ -32,7 +32,8 @@ from everview.pipeline.fusion.keyframes import Keyframe, Keyframes
 from everview.pipeline.fusion.mesh import import_open3d
 from everview.pipeline.fusion.moving_pixels import moving_pixels
 from everview.pipeline.fusion.scene_geometry import GeometryReport, SceneGeometry
-from everview.pipeline.rendering.renderer import RenderedView, Renderer
+from everview.pipeline.rendering.asked import RenderedView
+from everview.pipeline.rendering.renderer import Renderer
 from everview.pipeline.streaming.frame_tensors import (
     frames_from_tensors,
     frames_to_tensors,

@@ -19,7 +19,8 @@ from everview.pipeline.evaluation.depth_metrics import alignment_of, depth_abs_r
 from everview.pipeline.evaluation.error_map import error_picture
 from everview.pipeline.evaluation.image_metrics import score_images
 from everview.pipeline.evaluation.lpips_alex import LpipsAlex
-from everview.pipeline.rendering.renderer import RenderedView, Renderer
+from everview.pipeline.rendering.asked import RenderedView
+from everview.pipeline.rendering.renderer import Renderer
 from everview.pipeline.rendering.stills import DepthFolder, write_image
 
 _SCORES = ("psnr", "ssim", "lpips_alex", "laplacian_ratio")

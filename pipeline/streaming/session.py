@@ -32,13 +32,13 @@ from everview.models.scene_model import SceneModel
 from everview.models.state import SceneState, state_bytes
 from everview.pipeline.errors import InputRejected
 from everview.pipeline.posing.posed import PoseFinder
-from everview.pipeline.rendering.renderer import RenderedView
+from everview.pipeline.rendering.asked import RenderedView
 from everview.pipeline.streaming.arrivals import Arrival
 from everview.pipeline.streaming.boundaries import Closed
 from everview.pipeline.streaming.committing import check_commit, committing
 from everview.pipeline.streaming.files import StreamFiles
 from everview.pipeline.streaming.floors import RunningColour
-from everview.pipeline.streaming.foresight import Foreseen, Foresight
+from everview.pipeline.streaming.foresight import Foresight, Prediction
 from everview.pipeline.streaming.form import at_size_of, changes_of_form
 from everview.pipeline.streaming.gate.verdicts import Verdict
 from everview.pipeline.streaming.gate.write_gate import WriteGate
@@ -269,12 +269,14 @@ class Session:
     def _absorb(self, closed: Closed) -> None:
         chunk = [pending.frame for pending in self.pending]
         probe_begin = time.monotonic()
-        foreseen: dict[int, Foreseen] = {}
+        prediction = Prediction()
         if self._published is not None:
-            foreseen = self.foresight.measure(chunk, self._published.renderer)
+            prediction = self.foresight.ask(chunk, self._published.renderer)
         begin = time.monotonic()
-        state_verdict = self._observe(chunk, foreseen)
+        state_verdict = self._observe(chunk, prediction)
         done = time.monotonic()
+        foreseen = prediction.scores
+        self.foresight.learn(foreseen.values())
         self.absorb_s += done - begin
         number = self.num_chunks
         facts = {"chunk": number, "state_mib": self.state_mib(), "rss_mib": resident_mib()}
@@ -308,7 +310,7 @@ class Session:
                 float(1 / self.gauge.scale[0]),
             )
 
-    def _observe(self, chunk: Sequence[Frame], foreseen: dict[int, Foreseen]) -> Verdict:
+    def _observe(self, chunk: Sequence[Frame], foreseen: Prediction) -> Verdict:
         """The chunk through the model; publishes the new state unless the gate refuses it."""
         number, before = self.num_chunks, self._published
         distance = self.segments.leaves(chunk)

@@ -32,7 +32,9 @@ def written(
 ) -> SceneState:
     """The state after one update by frames of one size; gauge: with a state's first."""
     device = model.device
-    cameras = Cameras.stack([frame.camera for frame in frames])[None].to(device=device)
+    cameras = Cameras.stack([frame.camera for frame in frames])[None].to(
+        device=device, non_blocking=True
+    )
     images = image_tensor([frame.image for frame in frames], device)
     times = time_tensor([frame.time_s for frame in frames], device)
     given: dict[str, Any] = {} if gauge is None else {"gauge": gauge.to(device)}

@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from everview.pipeline.rendering.renderer import RenderedView, Renderer
+from everview.pipeline.rendering.asked import RenderedView
+from everview.pipeline.rendering.renderer import Renderer
 from everview.pipeline.viewing.cameras import Eye
 
 log = logging.getLogger(__name__)

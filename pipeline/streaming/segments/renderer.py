@@ -13,7 +13,8 @@ import numpy as np
 from everview.datasets.cameras import Camera
 from everview.models.captured import Answer
 from everview.models.scene_model import SceneModel
-from everview.pipeline.rendering.renderer import RenderedView, SceneRenderer
+from everview.pipeline.rendering.asked import AskedViews, RenderedView
+from everview.pipeline.rendering.renderer import SceneRenderer
 from everview.pipeline.streaming.segments.archive import read_state
 from everview.pipeline.streaming.segments.atlas import Atlas, Segment
 
@@ -57,13 +58,13 @@ class SegmentedRenderer:
         self._atlas, self._current, self._shelf = atlas, current, shelf
         self._answer: Answer | None = None
 
-    def render(
+    def ask(
         self,
         cameras: Sequence[Camera],
         times_s: Sequence[float | None] | None = None,
         with_memory: bool = False,
-    ) -> Iterator[RenderedView]:
-        """As `SceneRenderer.render`: one view per camera, in order."""
+    ) -> Iterator[AskedViews]:
+        """As `SceneRenderer.ask`, each of the segment that covers its camera best."""
         times = [None] * len(cameras) if times_s is None else list(times_s)
         chosen = [self._atlas.nearest(*view) for view in zip(cameras, times, strict=True)]
         start = 0
@@ -72,8 +73,18 @@ class SegmentedRenderer:
             while stop < len(cameras) and chosen[stop] is chosen[start]:
                 stop += 1
             one = self._of(chosen[start])
-            yield from one.render(cameras[start:stop], times[start:stop], with_memory)
+            yield from one.ask(cameras[start:stop], times[start:stop], with_memory)
             start = stop
+
+    def render(
+        self,
+        cameras: Sequence[Camera],
+        times_s: Sequence[float | None] | None = None,
+        with_memory: bool = False,
+    ) -> Iterator[RenderedView]:
+        """As `SceneRenderer.render`: one view per camera, in order."""
+        for asked in self.ask(cameras, times_s, with_memory):
+            yield from asked.views()
 
     def depth_of(self, camera: Camera, image: np.ndarray, time_s: float | None) -> RenderedView:
         """As `SceneRenderer.depth_of`."""

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from everview.pipeline.rendering.renderer import RenderedView
+from everview.pipeline.rendering.asked import RenderedView
 from everview.pipeline.viewing.cameras import Eye
 from everview.pipeline.viewing.renders import MOST_VISITORS, RenderLoop, Sizes
 
