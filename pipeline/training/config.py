@@ -350,7 +350,8 @@ class TrainConfig:
     tracking: Tracking = Tracking()  # noqa: RUF009 (frozen)
     """where the curves go while the run goes on"""
     start_from: str | None = None
-    """weights to start from: a name or a folder; None draws new ones"""
+    """weights to start from: a name or a folder; what `model` has beyond them is drawn anew, as all
+    is with None"""
     seed: int = 0
     """seed of weights, scenes and episodes"""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -93,7 +93,7 @@ def open_run(
     ranks.check(config.data.parts)
     device = choose_device(config.device)
     torch.manual_seed(config.seed)
-    model = load_model(config.start_from) if config.start_from else SceneModel(config.model)
+    model = first_model(config)
     checkpoint = _last_commit(out / CHECKPOINTS, exchange, report)
     if checkpoint is not None:
         _same_run(config, checkpoint, out, may_change)
@@ -128,6 +128,26 @@ def open_run(
         restore(run, checkpoint)
         report.say(f"continuing at step {run.step}")
     return run
+
+
+def first_model(config: TrainConfig) -> SceneModel:
+    """A model of the configuration, with the weights of `start_from` where it has them too.
+
+    Parts that those weights came before are new, as in a model from nothing. Raises UsageError
+    where the weights hold what the configured model lacks, or in another shape.
+    """
+    model = SceneModel(config.model)
+    if config.start_from is None:
+        return model
+    own = model.state_dict()
+    for name, value in load_model(config.start_from).state_dict().items():
+        if name not in own or own[name].shape != value.shape:
+            raise UsageError(
+                f"{config.start_from} holds {name!r} of shape {tuple(value.shape)}, for which the "
+                f"model of the recipe '{config.name}' has no place; choose other weights"
+            )
+        own[name].copy_(value)
+    return model
 
 
 def open_updater(
