@@ -202,7 +202,8 @@ def base312m() -> ModelConfig:
 _POLICIES = {
     cls.__name__: cls
     for cls in (
-        BankConfig, WindowConfig, DenseSweepConfig, Elastic, _steps.ConstantStep, _steps.InverseSqrtStep,
+        BankConfig, WindowConfig, DenseSweepConfig, Elastic,
+        _steps.ConstantStep, _steps.InverseSqrtStep,
         _elastic.MemoryAwareSynapses, _elastic.ElasticWeightConsolidation,
         _elastic.SynapticIntelligence, _elastic.FixedAnchor, _elastic.StreamingAnchor,
         _elastic.StreamingEmaAnchor,

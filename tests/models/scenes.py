@@ -69,7 +69,8 @@ def episode(
 
 
 def scene_model(seed: int = 0, **changes) -> SceneModel:
-    """A tiny model in eval mode whose copy from the bank, and dense sweep, are switched on; fields as for the config.
+    """A tiny model in eval mode whose copy from the bank is switched on, and its dense sweep where
+    it has one; fields as for the config.
 
     Without a bank unless one is given: then every output is a matter of the layers alone.
     """

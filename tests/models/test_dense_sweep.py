@@ -36,7 +36,7 @@ def test_along_a_ray_the_sources_agree_at_the_plane_and_show_its_colour() -> Non
     step = float(log_depths[0, 0, 1] - log_depths[0, 0, 0])
     apart = (log_depths[0, 0, found] - truth[core[0], core[1], core[3], core[4]]).abs()
     assert float(apart.max()) < 1.5 * step
-    assert bool((profile.count[core].gather(0, found[None]) == 4).all())
+    assert bool((profile.seen[core].gather(0, found[None]) == 4).all())
     own = torch.nn.functional.avg_pool2d(seen.images[0, :1], 2)[0, :, 10:22, 10:22]
     shown = profile.colour[0, 0, :, :, 10:22, 10:22].gather(0, found.expand(1, 3, 12, 12))[0]
     assert float((shown - own).abs().max()) < 0.06

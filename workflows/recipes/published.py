@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from everview.models import config as models
 from everview.pipeline.training.config import (
     Augmentation,
@@ -81,6 +83,47 @@ def first_light() -> TrainConfig:
         ),
         evaluation=EvaluationConfig(scenes=8, every_s=420),
         commit_every_s=100,
+    )
+
+
+def base() -> TrainConfig:
+    """`first_light` gone on with: six frames compared throughout, and a dense sweep beside them.
+
+    Its weights are cooled ones, so the rate comes back to a little over half. Scans and what moves
+    have larger shares, the bank answers most targets, and LPIPS joins as the cooldown begins.
+    """
+    before = first_light()
+    return replace(
+        before,
+        name="base",
+        budget=Budget(seconds=900),
+        model=models.dense15m(),
+        start_from="first_light",
+        data=replace(
+            before.data,
+            worlds=(
+                World("orbit", share=0.26),
+                World("orbit", dynamic=True, share=0.08),
+                World("tabletop", share=0.14),
+                World("tabletop", trajectory="video", share=0.08),
+                World("tabletop", dynamic=True, share=0.10),
+                World("room", share=0.12),
+                World("room", trajectory="video", share=0.12),
+                World("room", dynamic=True, trajectory="video", share=0.10),
+            ),
+            stored_share=Ramp(0.25, 0.4, 0.3, 0.6),
+            memory_share=constant(0.2),
+        ),
+        rate=RateSchedule(warm_up_steps=150, cooldown=0.6),
+        optimiser=OptimiserConfig(muon_rate=0.012),
+        loss=LossConfig(
+            direct=constant(0.3),
+            charbonnier=Ramp(0.0, 0.1, 0.5, 0.6),
+            perceptual=Ramp(0.0, 0.08, 0.5, 0.6),
+        ),
+        evaluation=EvaluationConfig(scenes=8, chunks=(1, 8), every_s=1e9),
+        commit_every_s=150,
+        seed=1,
     )
 
 
