@@ -79,10 +79,13 @@ class DenseSweep(nn.Module):
             )
             seen = profile.seen / index_BVS.shape[-1]
             parts = [_VARIANCE * profile.variance, seen, profile.colour.flatten(2, 3)]
-            maps = torch.cat(parts, 2)
-            patches = functional.pixel_unshuffle(maps.flatten(0, 1), self.side).flatten(2).mT
-            patches = patches.unflatten(0, maps.shape[:2])
+            patches = self._by_patch(torch.cat(parts, 2))
         return self.out(self.read(patches.to(self.out.weight.dtype))), profile
+
+    def _by_patch(self, maps_BVChw: Tensor) -> Tensor:
+        """The rays of each patch side by side: [B, V, T, C side^2]."""
+        cut = maps_BVChw.unflatten(-1, (-1, self.side)).unflatten(-3, (-1, self.side))
+        return cut.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(2, 3)
 
     def _look(
         self,
