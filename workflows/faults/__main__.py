@@ -61,6 +61,8 @@ ROWS = (
         "of no faults, and at least that of an open gate", one_stream.mended, 5),
     Row("10c", "stream: none, in fox, hololens60, gso_toy at 128 and 256 px", "no frame doubted or "
         "rejected", one_stream.clean_captures, 6),
+    Row("10d", "stream: none, in procedural rooms", "at most 1 frame in 100 rejected",
+        one_stream.clean_walks, 10),
     Row("11", "stream: 10 % duplicates, order off by up to 8", "rows, trajectory, state of a clean "
         "stream, bit for bit; duplicates counted", one_stream.disordered, 10),
     Row("11b", "stream: frames later than the window", "counted and named as gaps and as late",

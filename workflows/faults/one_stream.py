@@ -27,6 +27,7 @@ from everview.workflows.faults.streamed import run
 from everview.workflows.faults.trial import Attempt, demand, start
 
 COUNT = 64
+_WALK = 120
 NONE = Fault()
 _PATIENCE_S = 900.0
 """Ten seconds of work on two idle cores; on busy ones, minutes."""
@@ -223,6 +224,23 @@ def clean_captures(seed: int, folder: Path) -> float:
     for frame in open_capture(str(root / name)):
         verdict = gate.judge(prepared(frame, size, 8), doubted).verdict
         demand(verdict.kind == "accepted", f"{name} at {size} px: {frame.name} {verdict}")
+    return time.monotonic() - began
+
+
+def clean_walks(seed: int, folder: Path) -> float:
+    """Row 10d. Procedural rooms without faults, whose walls differ more than real ones do: at most
+    1 frame in 100 is kept out by a gate that has no memory to ask."""
+    from everview.datasets.opening import open_capture
+    from everview.pipeline.streaming.gate.thresholds import GateThresholds
+    from everview.pipeline.streaming.gate.write_gate import WriteGate
+
+    began = time.monotonic()
+    gate, kept_out = WriteGate(GateThresholds()), []
+    for frame in open_capture(f"procedural://room?seed={seed}&frames={_WALK}&size=64"):
+        verdict = gate.judge(frame, lambda frame: None).verdict
+        if not verdict.is_written:
+            kept_out.append(f"{frame.name} {verdict}")
+    demand(len(kept_out) <= 0.01 * _WALK, f"{len(kept_out)} of {_WALK}: {kept_out[:8]}")
     return time.monotonic() - began
 
 

@@ -54,10 +54,15 @@ class LoopedCapture(Capture):
     def __len__(self) -> int:
         return self._frames
 
+    @property
+    def period(self) -> int:
+        """Frames after which the same pictures come again."""
+        return 2 * self.drawn - 2
+
     def __getitem__(self, index: int) -> Frame:
         """Frame `index` of the stream; the cursor stays."""
-        place = index % (2 * self.drawn - 2)
-        drawn = self._kept[min(place, 2 * self.drawn - 2 - place)]
+        place = index % self.period
+        drawn = self._kept[min(place, self.period - place)]
         return replace(drawn, index=index, name=f"{index:06d}", time_s=index / FRAMES_PER_S)
 
     def camera(self, index: int) -> Camera:

@@ -6,6 +6,9 @@ reason and the measured number. A rejected frame is not written: a step of 0. Wh
 in a row were rejected the next one is written all the same, and said so, and the running medians
 begin anew; the idea is AgentDropout's firewall (2602.23258), with numbers for indicators.
 
+Blur and exposure are judged by the running medians and by the last written frame, whichever says
+less: a fault is there from one frame to the next, a plainer or darker wall is come to by turning.
+
 A frame that can't be written at all (no camera, not finite) never passes. Nor does a
 picture that stays the same while its camera moves: one of the two is false.
 """
@@ -118,8 +121,9 @@ class WriteGate:
     def _blurred(self, frame: Frame, look: Look) -> Judged | None:
         if len(self.blurs) < self.limits.warm_up:
             return None
-        share = look.sharpness / max(median(self.sharpnesses), 1e-6)
-        added = look.blur - median(self.blurs)
+        softest = min(median(self.sharpnesses), self.sharpnesses[-1])
+        share = look.sharpness / max(softest, 1e-6)
+        added = look.blur - max(median(self.blurs), self.blurs[-1])
         if share >= self.limits.sharpness or added <= self.limits.blurrier:
             return None
         return Judged(frame, Verdict("rejected", "blurred", share))
@@ -127,13 +131,14 @@ class WriteGate:
     def _exposed(self, frame: Frame, look: Look, predict: Predict) -> Judged | None:
         if len(self.brightnesses) < self.limits.warm_up or self.written is None:
             return None
-        stops = look.brightness - median(self.brightnesses)
+        known = (median(self.brightnesses), self.brightnesses[-1])
+        stops = min((look.brightness - one for one in known), key=abs)
         if abs(stops) < self.limits.suspect_stops:
             return None
         expected = predict(frame)
-        known = [image for image in (expected, self.written.image) if image is not None]
+        drawn = [image for image in (expected, self.written.image) if image is not None]
         # the last picture may be of another size; the memory draws this one's
-        references = [image for image in known if image.shape == frame.image.shape]
+        references = [image for image in drawn if image.shape == frame.image.shape]
         if any(agrees(frame.image, reference, self.limits) for reference in references):
             return None
         clipped = measures.clipped_share(frame.image)

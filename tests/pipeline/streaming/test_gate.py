@@ -127,6 +127,27 @@ def test_a_scene_that_is_bright_where_the_memory_expects_it_is_left_alone(gate, 
     assert judged.frame.image is bright
 
 
+@pytest.mark.parametrize(
+    ("reason", "other"),
+    [
+        ("blurred", lambda image: blurred(image, 2.5)),
+        ("exposure jump", lambda image: (image * 0.4).astype(np.uint8)[::-1]),
+    ],
+)
+def test_what_a_camera_turns_to_is_written_and_what_is_suddenly_there_is_not(
+    gate, scene, reason, other
+):
+    """A plainer or darker wall comes in over eight frames; before that, in one."""
+    sudden = replace(scene[10], image=other(scene[10].image))
+    assert gate.judge(sudden, nothing_yet).verdict.reason == reason
+    for step, frame in enumerate(scene[4:], 1):
+        seen = frame.image.copy()
+        seen[:, 64 - 8 * step :] = other(frame.image)[:, 64 - 8 * step :]
+        judged = gate.judge(replace(frame, image=seen), nothing_yet)
+        assert judged.verdict.kind == "accepted"
+        assert judged.frame.image is seen
+
+
 def test_another_scene_is_no_exposure_of_this_one(scene):
     other = scene[0].image[::-1, ::-1] // 2
     assert rectifying_fit(other, scene[0].image, LIMITS) is None
