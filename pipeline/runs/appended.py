@@ -55,9 +55,7 @@ class AppendedFile:
 
     def mark(self) -> Mark:
         """Of everything so far, which then survives the end of the machine, too."""
-        if self._handle is not None:
-            with disk_errors(self.path):
-                os.fsync(self._handle.fileno())
+        self._sync()
         return Mark(self.length, self._hash.hexdigest())
 
     def go_on_after(self, mark: Mark) -> None:
@@ -77,10 +75,16 @@ class AppendedFile:
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the file; `append` opens it again."""
+        """Close the file, as durable as its mark says; `append` opens it again."""
         if self._handle is not None:
+            self._sync()
             self._handle.close()
             self._handle = None
+
+    def _sync(self) -> None:
+        if self._handle is not None:
+            with disk_errors(self.path):
+                os.fsync(self._handle.fileno())
 
 
 def mark_of(data: bytes) -> Mark:

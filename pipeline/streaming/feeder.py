@@ -5,7 +5,7 @@ measures.
 
 A full queue makes a source that can wait do so, and nothing is lost. A camera can't wait: then the
 oldest frame in the queue goes, and a problem of the same number takes its place, so that the
-session counts it and writes its row.
+session counts it and names it among the events.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ class EndOfStream(Exception):
 class ArrivalQueue:
     """Holds at most `depth` frames, and what stands for frames that were dropped or unreadable.
 
-    Those others hold no picture, and there are at most `_MOST_PROBLEMS`: a session that stands
-    still for hours finds the oldest drops in the count alone, and a gap in the numbers.
+    Those others hold no picture, and there are at most `_MOST_PROBLEMS`. What can wait, waits then
+    too; where a camera can't, a session that stands still for hours finds the oldest drops in the
+    count alone, and a gap in the numbers.
     """
 
     def __init__(self, depth: int) -> None:
@@ -57,10 +58,13 @@ class ArrivalQueue:
 
     def put(self, arrival: Arrival, can_wait: bool) -> bool:
         """Add an arrival, waiting for room or dropping the oldest frame; False when closed."""
+        has_frame = arrival.frame is not None
         with self._changed:
-            if arrival.frame is not None:
-                while can_wait and self._waiting >= self._depth and not self._is_closed:
-                    self._changed.wait()
+            while can_wait and self._is_full(has_frame) and not self._is_closed:
+                self._changed.wait()
+            if self._is_closed:
+                return False
+            if has_frame:
                 if self._waiting >= self._depth:
                     self._drop_oldest()
                 self._waiting += 1
@@ -70,7 +74,12 @@ class ArrivalQueue:
             if len(self._items) > self._depth + _MOST_PROBLEMS:
                 self._items.remove(next(item for item in self._items if item.frame is None))
             self._changed.notify_all()
-            return not self._is_closed
+            return True
+
+    def _is_full(self, has_frame: bool) -> bool:
+        if has_frame and self._waiting >= self._depth:
+            return True
+        return len(self._items) >= self._depth + _MOST_PROBLEMS
 
     def get(self) -> Arrival | None:
         """The next arrival, waiting for it for a fifth of a second; None when nothing came. Raises

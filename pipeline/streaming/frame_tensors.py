@@ -29,11 +29,12 @@ def frames_to_tensors(frames: Sequence[Frame]) -> dict[str, Tensor]:
             row[2:4] = camera.width, camera.height
             row[4:8] = camera.fx, camera.fy, camera.cx, camera.cy
             row[8:] = camera.c2w_cv.ravel()
-    names = "\n".join(frame.name.replace("\n", " ") for frame in frames).encode()
+    names = "\n".join(frame.name.replace("\n", " ") for frame in frames)
+    encoded = names.encode("utf-8", "surrogateescape")
     tensors = {
         "images": torch.from_numpy(np.stack([frame.image for frame in frames])),
         "numbers": torch.from_numpy(rows),
-        "names": torch.from_numpy(np.frombuffer(names or b" ", np.uint8).copy()),
+        "names": torch.from_numpy(np.frombuffer(encoded or b" ", np.uint8).copy()),
     }
     if (depth := stacked_depth(frames)) is not None:
         tensors["depth"] = torch.from_numpy(depth)
@@ -51,7 +52,7 @@ def frames_from_tensors(tensors: dict[str, Tensor]) -> list[Frame]:
         return []
     if rows.ndim != 2 or rows.shape[1] != _NUMBERS:
         raise ValueError(f"frames' numbers of shape {rows.shape}, expected [frames, {_NUMBERS}]")
-    names = bytes(tensors["names"].numpy()).decode().split("\n")
+    names = bytes(tensors["names"].numpy()).decode("utf-8", "surrogateescape").split("\n")
     images = tensors["images"].numpy()
     known = {name: tensors[name].numpy() for name in ("depth", "mask") if name in tensors}
     return [

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from everview.datasets.captures import Capture, Frame
-from everview.datasets.errors import DataError
+from everview.datasets.errors import DataError, printable
 from everview.datasets.listed import ListedCapture
 from everview.datasets.resampling import fit_frame
 from everview.pipeline.posing.posed_capture import PosedCapture
@@ -17,14 +18,16 @@ from everview.pipeline.streaming.sources.kept import KeptFrames
 def prepared(frame: Frame, size: int, patch: int) -> Frame:
     """The frame as the model takes it: full aspect, short side `size`, sides rounded to `patch`.
 
-    Raises DataError for a picture that no reader would have made (a program's own frames may).
+    Its name is made printable. Raises DataError for a picture that no reader would have made (a
+    program's own frames may).
     """
     image = frame.image
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise DataError("the picture holds values that are not finite")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise DataError(f"the picture is {image.dtype} {list(image.shape)}, not uint8 [H, W, 3]")
-    return fit_frame(frame, size, square=False, multiple_of=patch)
+    named = replace(frame, name=printable(frame.name))
+    return fit_frame(named, size, square=False, multiple_of=patch)
 
 
 def is_held_out(frame: Frame, every: int) -> bool:

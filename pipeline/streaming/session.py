@@ -191,11 +191,10 @@ class Session:
         if arrival.frame is None:
             self._count(Verdict("rejected", arrival.loss))
             return Verdict("rejected", arrival.problem or arrival.loss)
-        if turn.is_held_out:
+        if turn.is_held_out and self.gate.unusable(arrival.frame) is None:
             self.counts["held out"] += 1
             self.gate.pass_by(arrival.frame)
-            if arrival.frame.camera is not None:
-                self.trajectory.append(arrival.frame, is_held_out=True)
+            self.trajectory.append(arrival.frame, is_held_out=True)
             return Verdict("held out")
         changes = changes_of_form(self.gate.written, arrival.frame)
         judged = self.gate.judge(arrival.frame, self._predict, arrival.look)
@@ -296,7 +295,8 @@ class Session:
             rows.append(row)
         self.pending = []
         self.files.write(rows)
-        if number == 0 and self.policies.retention_views:
+        is_first = state_verdict.is_written and not self.retention.frames
+        if is_first and self.policies.retention_views:
             self.retention = RetentionProbe.choose(chunk, self.policies.retention_views)
         kept = None
         if self._published is not None:

@@ -24,6 +24,7 @@ import json
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,13 +86,14 @@ def commit_snapshot(run: Path, snapshot: Snapshot) -> Path:
             for file in partial.iterdir():
                 _sync(file)
             _sync(partial)
+            _sync(run)  # the files that only grow may be new
             if final.exists():  # a commit of the same frames, for instance at the end of the stream
                 shutil.rmtree(final)
             os.rename(partial, final)
             _sync(root)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    for old in _commits(root)[:-_KEPT]:
+    for old in (*_commits(root)[:-_KEPT], *root.glob(".*.tmp")):  # and what a kill cut off
         shutil.rmtree(old, ignore_errors=True)
     return final
 
@@ -111,7 +113,8 @@ def load_snapshot(run: Path) -> Snapshot | None:
             raise
         except InputRejected as error:
             complaints.append(str(error))
-            os.replace(commit, root / f"bad-{commit.name}-{uuid.uuid4().hex[:4]}")
+            with suppress(OSError):  # who only looks in may not write there, or it went meanwhile
+                os.replace(commit, root / f"bad-{commit.name}-{uuid.uuid4().hex[:4]}")
     # set aside by an earlier attempt: never a silent fresh start
     complaints += [f"{path} was set aside as damaged" for path in sorted(root.glob("bad-*"))]
     if complaints:

@@ -54,7 +54,7 @@ class WriteGate:
     def judge(self, frame: Frame, predict: Predict, look: Look | None = None) -> Judged:
         """The verdict on a frame as resized; a written one becomes part of the running medians.
         look: of its image, if somebody has taken one."""
-        if (reason := self._unusable(frame)) is not None:
+        if (reason := self.unusable(frame)) is not None:
             return Judged(frame, Verdict("rejected", reason))
         look = look or Look(frame.image)
         judged = self._repeated(frame) or self._empty(frame, look) or self._blurred(frame, look)
@@ -69,9 +69,9 @@ class WriteGate:
         return judged
 
     def pass_by(self, frame: Frame) -> None:
-        """A frame that is held out: nothing of it is written, and it may come again, frozen."""
-        if frame.camera is not None and frame.image.dtype == np.uint8:
-            self.previous = frame
+        """A usable frame that is held out: nothing of it is written, and it may come again,
+        frozen."""
+        self.previous = frame
 
     def judge_state(self, state: SceneState) -> Verdict:
         """Verdict on the state after a chunk; a state that is not finite is never published."""
@@ -86,7 +86,8 @@ class WriteGate:
 
     # --- one reason each; None: no objection ---
 
-    def _unusable(self, frame: Frame) -> str | None:
+    def unusable(self, frame: Frame) -> str | None:
+        """Why a frame can be neither written nor compared with; None where it can."""
         image, camera = frame.image, frame.camera
         if image.dtype.kind == "f" and not np.isfinite(image).all():
             return "picture not finite"

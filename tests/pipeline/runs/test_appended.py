@@ -1,5 +1,7 @@
 """Files that only grow: a mark verifies a beginning, and what came after it is cut off."""
 
+import os
+
 import pytest
 
 from everview.pipeline.errors import InputRejected
@@ -24,6 +26,15 @@ def test_a_file_goes_on_after_its_mark_as_if_nothing_had_followed(tmp_path):
     whole = written(tmp_path / "whole", b"one\n", b"two\n", b"three\n")
     assert path.read_bytes() == b"one\ntwo\nthree\n"
     assert again.mark() == whole.mark()
+
+
+def test_a_mark_is_durable_of_a_file_that_was_closed_before_it(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(handle), sync(handle)))
+    file = written(tmp_path / "rows", b"one\n")
+    file.close()
+    file.mark()
+    assert len(synced) == 1
 
 
 def test_a_new_file_takes_the_place_of_what_an_attempt_left(tmp_path):

@@ -13,6 +13,7 @@ from everview.models.weight_files import load_model
 from everview.pipeline.errors import InputRejected
 from everview.pipeline.runs import read_frames
 from everview.pipeline.streaming.chunks import read_chunks
+from everview.pipeline.streaming.gate.verdicts import Verdict
 from everview.pipeline.streaming.policies import Prequential, StreamPolicies
 from everview.pipeline.streaming.session import Session, World
 from everview.pipeline.streaming.snapshots import commit_snapshot, load_snapshot
@@ -140,6 +141,20 @@ def test_a_state_that_is_not_finite_is_never_published(make, frames, monkeypatch
     assert session.counts == {"accepted": 8, "rejected": 4}
 
 
+def test_retention_probes_the_first_chunk_that_was_learned(make, frames, monkeypatch):
+    session = make()
+    judge = session.gate.judge_state
+    monkeypatch.setattr(session.gate, "judge_state", lambda _: Verdict("rejected", "made up"))
+    for frame in frames(12)[:4]:
+        session.push(frame)
+    assert session.retention.frames == ()
+    monkeypatch.setattr(session.gate, "judge_state", judge)
+    for frame in frames(12)[4:]:
+        session.push(frame)
+    assert [frame.index for frame in session.retention.frames] == [4]
+    assert len(session.retention.curve.values) == 2
+
+
 def test_render_runs_beside_observe_and_sees_whole_states_only(make, frames):
     """Pictures drawn in a second thread are those of one of the published states, bit for bit."""
     every = frames(24)
@@ -258,3 +273,43 @@ def test_a_commit_that_fails_leaves_the_one_before(make, frames, monkeypatch):
     monkeypatch.undo()
     assert [path.name for path in (session.out / "snapshot").iterdir()] == ["00000001-4"]
     assert load_snapshot(session.out).facts["num_chunks"] == 1
+
+
+def test_what_a_kill_left_of_a_commit_is_gone_after_the_next(make, frames):
+    session = make()
+    for frame in frames(4):
+        session.push(frame)
+    (session.out / "snapshot" / ".00000001-4.0a1b2c3d.tmp").mkdir(parents=True)
+    session.snapshot()
+    assert [path.name for path in (session.out / "snapshot").iterdir()] == ["00000001-4"]
+
+
+def test_a_run_that_may_only_be_read_is_looked_into_past_a_damaged_snapshot(
+    make, frames, monkeypatch
+):
+    session = make()
+    for frame in frames(8):
+        session.push(frame)
+        session.snapshot()
+    damaged = session.out / "snapshot" / "00000002-8"
+    (damaged / "session.json").write_text("{")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("everview.pipeline.streaming.snapshots.os.replace", refuse)
+    loaded = load_snapshot(session.out)
+    assert loaded.facts["num_chunks"] == 1
+    assert len(loaded.set_aside) == 1
+    assert damaged.is_dir()
+
+
+def test_names_that_are_no_text_survive_in_a_snapshot(make, frames):
+    every = [replace(frame, name="caf\udce9.png") for frame in frames(6)]
+    first = make()
+    for frame in every:
+        first.push(frame)
+    first.snapshot()
+    second = make()
+    second.restore(load_snapshot(second.out))
+    assert [pending.frame.name for pending in second.pending] == ["caf\udce9.png"] * 2

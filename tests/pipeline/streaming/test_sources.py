@@ -1,5 +1,6 @@
 """Sources and the one queue: what waits, what is dropped, what a program can hand in."""
 
+import math
 import threading
 import time
 from dataclasses import replace
@@ -15,8 +16,9 @@ from everview.datasets.opening import open_capture
 from everview.datasets.writers.posed_image import PosedImage
 from everview.datasets.writers.transforms_json import write_transforms_json
 from everview.pipeline.runs import read_frames
+from everview.pipeline.streaming import feeder as feeding
 from everview.pipeline.streaming.arrivals import DROPPED, Arrival
-from everview.pipeline.streaming.feeder import Feeder
+from everview.pipeline.streaming.feeder import ArrivalQueue, EndOfStream, Feeder
 from everview.pipeline.streaming.sources import kept as kept_frames
 from everview.pipeline.streaming.sources.captured import CapturedSource
 from everview.pipeline.streaming.sources.iterated import IteratedSource
@@ -58,6 +60,27 @@ def test_a_source_that_cannot_wait_loses_its_oldest_frames_each_counted_and_numb
     assert [a.sequence for a in taken if a.frame is not None] == [17, 18, 19]
     assert {a.problem for a in taken[:17]} == {DROPPED}
     assert (counts.frames, counts.dropped, counts.longest) == (20, 17, 3)
+
+
+def test_a_source_that_can_wait_loses_no_word_of_what_it_could_not_read(monkeypatch):
+    monkeypatch.setattr(feeding, "_MOST_PROBLEMS", 4)
+    queue, problems = ArrivalQueue(1), [Arrival(n, None, 0.0, "damaged") for n in range(40)]
+
+    def deliver():
+        for problem in problems:
+            queue.put(problem, can_wait=True)
+        queue.end(None)
+
+    thread = threading.Thread(target=deliver)
+    thread.start()
+    taken = []
+    for _ in problems:
+        taken.append(queue.get())
+        assert len(queue._items) <= 5
+    with pytest.raises(EndOfStream):
+        queue.get()
+    thread.join()
+    assert taken == problems
 
 
 def test_leaving_early_stops_a_source_that_waits_for_room(frames):
@@ -128,6 +151,17 @@ def test_an_iterator_streams_to_the_same_views_as_the_capture_it_came_from(confi
     assert result.metrics["psnr"] == pytest.approx(plain.metrics["psnr"], abs=1e-9)
     assert {p.name for p in result.run.iterdir()} == {p.name for p in plain.run.iterdir()}
     assert len(read_frames(result.run)) == 21
+
+
+def test_a_held_out_frame_whose_time_is_none_is_left_out_of_the_comparison(config, tmp_path):
+    every = [frame for frame in open_capture(config.capture)]
+    every[5] = replace(every[5], time_s=math.inf, name="caf\udce9.png")
+    result = stream_source(IteratedSource(every, "from code"), config, tmp_path / "run")
+    rows = {row["id"]: row for row in read_frames(result.run)}
+    assert sorted(n for n, row in rows.items() if row["role"] == "held_out") == [0, 10, 15, 20]
+    assert (rows[5]["gate"], rows[5]["gate_reason"]) == ("rejected", "time not finite")
+    assert rows[5]["name"] == "caf\\udce9.png"
+    assert result.metrics["details"]["counts"]["held out"] == 4
 
 
 def test_of_a_long_live_stream_what_was_kept_is_compared_and_nothing_else(
