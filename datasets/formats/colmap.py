@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from everview.datasets.cameras import invert_rigid
 from everview.datasets.captures import CaptureInfo, Skip
 from everview.datasets.errors import DataError
 from everview.datasets.formats.colmap_model import (
@@ -23,7 +22,6 @@ from everview.datasets.formats.folders import natural_key
 from everview.datasets.guards import file_exists, path_inside
 from everview.datasets.lenses import Lens
 from everview.datasets.listed import FrameRecord, ListedCapture, ReadOptions
-from everview.datasets.poses import pose_from_quaternion
 
 FORMAT = "COLMAP model"
 _MODEL_PARENTS = ("", "sparse", "colmap/sparse", "colmap")
@@ -127,14 +125,4 @@ def _record(
     path = path_inside(root, name, allow_external=options.allow_external_paths)
     if not file_exists(path):
         raise DataError(f"no image file {path}")
-    lens = lenses.get(image.camera_id)
-    if lens is None:
-        raise DataError(f"its camera {image.camera_id} is not in the model")
-    if isinstance(lens, DataError):
-        raise lens
-    w, x, y, z = image.quaternion_wxyz
-    try:
-        w2c_cv = pose_from_quaternion((x, y, z, w), image.translation)
-    except ValueError as error:
-        raise DataError(f"{image.name}: {error}") from None
-    return FrameRecord(image.name, path, lens, invert_rigid(w2c_cv))
+    return FrameRecord(image.name, path, image.lens(lenses), image.c2w_cv())

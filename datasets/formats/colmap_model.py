@@ -9,17 +9,18 @@ from __future__ import annotations
 import mmap
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from everview.datasets.cameras import invert_rigid
 from everview.datasets.errors import DataError
 from everview.datasets.guards import file_exists, regular_file, text_lines
 from everview.datasets.lenses import Lens, lens_of
-from everview.datasets.poses import MAX_DISTANCE
+from everview.datasets.poses import MAX_DISTANCE, pose_from_quaternion
 
 _MAX_FILE_BYTES = 16 * 2**30
 _MAX_NAME_BYTES = 4096
@@ -64,6 +65,23 @@ class ModelImage:
     camera_id: int
     quaternion_wxyz: tuple[float, ...]
     translation: tuple[float, ...]
+
+    def c2w_cv(self) -> np.ndarray:
+        """Its pose, float64 [4, 4]. Raises DataError for numbers that are none."""
+        w, x, y, z = self.quaternion_wxyz
+        try:
+            return invert_rigid(pose_from_quaternion((x, y, z, w), self.translation))
+        except ValueError as error:
+            raise DataError(f"{self.name}: {error}") from None
+
+    def lens(self, lenses: Mapping[int, Lens | DataError]) -> Lens:
+        """Its own of a model's. Raises DataError where there is none, or none that can be used."""
+        lens = lenses.get(self.camera_id)
+        if lens is None:
+            raise DataError(f"its camera {self.camera_id} is not in the model")
+        if isinstance(lens, DataError):
+            raise lens
+        return lens
 
 
 def is_model(folder: Path) -> bool:

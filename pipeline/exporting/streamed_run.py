@@ -22,6 +22,7 @@ from everview.datasets.opening import open_capture
 from everview.datasets.resampling import fitted_size, resize
 from everview.pipeline.errors import InputRejected
 from everview.pipeline.fusion.scene_geometry import MESH_NAME, POINTS_NAME
+from everview.pipeline.posing.sfm_source import SfmSource
 from everview.pipeline.rendering.ply import Mesh, PointCloud, read_ply
 from everview.pipeline.runs import read_metrics, read_run
 from everview.pipeline.streaming.frame_tensors import under_prefix
@@ -49,6 +50,11 @@ class StreamedRun:
     def source(self) -> str:
         """What was streamed, as the user named it."""
         return str(self.record["config"]["capture"])
+
+    @property
+    def poses(self) -> str:
+        """Where its cameras are from, as `--poses` has it."""
+        return str(self.record["config"].get("poses", "given"))
 
     def indices(self) -> list[int]:
         """Of all frames that have a camera, in the order of the stream."""
@@ -108,7 +114,9 @@ class StreamedRun:
         if not made and capture is None:
             for frame in self.keyframes:
                 made += 1
-                yield frame if size is None else self._fitted(frame, size)
+                rows, columns = frame.image.shape[:2]
+                size_of_it = min(rows, columns) if size is None else size
+                yield resize(frame, *fitted_size(columns, rows, size_of_it, 1))
             self._note(
                 f"the source {self.source} can't be read again, so pictures are those of the "
                 f"{made} keyframes of the geometry, of {len(self.trajectory)} frames"
@@ -125,7 +133,9 @@ class StreamedRun:
             return KeptFrames(self.run, info)
         place = capture or self.source
         try:
-            return open_capture(place)
+            again = open_capture(place)
+            # its pictures were rectified by the lenses that were found
+            return SfmSource(again).go_back(self.run) if self.poses == "sfm" else again
         except DataError as error:
             if capture is not None:
                 raise
@@ -149,10 +159,10 @@ class StreamedRun:
         if size is not None:
             rows, columns = frame.image.shape[:2]
             width, height = fitted_size(columns, rows, size, 1)
+        depth = None if self.poses == "learned" else frame.depth  # of another unit than the poses
         resized = resize(
-            Frame(frame.index, frame.name, frame.image, None, frame.time_s, frame.depth),
-            width, height,
-        )  # fmt: skip
+            Frame(frame.index, frame.name, frame.image, None, frame.time_s, depth), width, height
+        )
         return Frame(
             frame.index, frame.name, resized.image, camera.resized(width, height), frame.time_s,
             resized.depth,

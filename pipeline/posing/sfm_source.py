@@ -62,6 +62,18 @@ class SfmSource(CapturedSource):
             f"{name}: {len(found.c2w_cv)} of {found.num_frames} frames registered "
             f"({found.registered:.0%}), reprojection error {found.error_px:.2f} px"
         )
+        self._pose(found)
+
+    def go_back(self, run: Path) -> Capture:
+        """The frames as they were streamed, by what a run has found. Raises DataError where it has
+        found nothing, InputRejected when that is damaged."""
+        found = self._found_before(run / FOLDER)
+        if found is None:
+            raise DataError(f"{run / FOLDER} is not there, and with it the cameras of its frames")
+        self._pose(found)
+        return self.capture
+
+    def _pose(self, found: RecoveredPoses) -> None:
         self.capture.rewind()
         self.info = replace(self.info, points_world=found.points_world)
         self.capture = PosedCapture(

@@ -13,7 +13,6 @@ the poses it ships, after a similarity fit, 0.13 degrees of rotation and 0.13 % 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +23,13 @@ from PIL import Image
 
 from everview.datasets.captures import Frame
 from everview.datasets.errors import DataError
+from everview.datasets.formats.colmap_model import (
+    is_model,
+    read_cameras,
+    read_images,
+    read_points,
+)
 from everview.datasets.lenses import Lens, rectify
-from everview.datasets.opening import open_capture
 from everview.pipeline.errors import EnvironmentUnfit
 from everview.pipeline.streaming.progress import Progress
 
@@ -230,11 +234,15 @@ def _refine_principal_point(pycolmap: Any, model: Any) -> None:
 
 
 def read_poses(folder: Path, count: int, error_px: float) -> RecoveredPoses:
-    """What `recover_poses` left in `folder`/sparse, as our own reader of COLMAP sees it.
+    """What `recover_poses` left in `folder`/sparse, as our own reader of COLMAP sees it; the
+    pictures may be gone.
 
     count, error_px: as found then. Raises DataError when there is no such model.
     """
-    capture: Any = open_capture(os.fspath(folder))
-    lenses = {int(Path(record.name).stem): record.lens for record in capture.records}
-    poses = {int(Path(record.name).stem): record.c2w_cv for record in capture.records}
-    return RecoveredPoses(lenses, poses, count, error_px, capture.info.points_world)
+    model = folder / "sparse"
+    if not is_model(model):
+        raise DataError(f"{model} holds no COLMAP model")
+    known, images = read_cameras(model), {int(Path(i.name).stem): i for i in read_images(model)}
+    lenses = {index: image.lens(known) for index, image in images.items()}
+    poses = {index: image.c2w_cv() for index, image in images.items()}
+    return RecoveredPoses(lenses, poses, count, error_px, read_points(model))

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from everview.datasets.errors import DataError
+from everview.datasets.lenses import Lens, rectify
 from everview.datasets.opening import open_capture
 from everview.datasets.writers.posed_image import PosedImage
 from everview.datasets.writers.transforms_json import write_transforms_json
@@ -27,6 +28,7 @@ from everview.pipeline.exporting.config import ExportConfig
 from everview.pipeline.exporting.normals import mesh_normals, point_normals
 from everview.pipeline.exporting.run import export_run
 from everview.pipeline.exporting.streamed_run import open_streamed_run
+from everview.pipeline.posing.trajectory_errors import TrajectoryErrors
 from everview.pipeline.rendering.ply import read_ply
 from everview.pipeline.streaming import outputs
 from everview.pipeline.streaming.config import StreamConfig
@@ -139,6 +141,42 @@ def test_pictures_of_another_size_keep_their_rays(streamed, capture, tmp_path):
         assert one.image.shape == (48, 48, 3)
         assert np.array_equal(one.image, truth.image)
         assert one.camera.fx / 48 == pytest.approx(two.camera.fx / 32)
+
+
+def streamed_by(poses: str, streamed: Path, copy: Path) -> Path:
+    """A copy of a run that says where its cameras were from."""
+    shutil.copytree(streamed, copy)
+    record = json.loads((copy / "run.json").read_text())
+    record["config"]["poses"] = poses
+    (copy / "run.json").write_text(json.dumps(record))
+    return copy
+
+
+def test_depth_in_another_unit_than_the_poses_is_left_out(streamed, tmp_path):
+    assert all(f.depth is not None for f in open_streamed_run(streamed).frames(9, None, None))
+    learned = open_streamed_run(streamed_by("learned", streamed, tmp_path / "learned"))
+    assert all(frame.depth is None for frame in learned.frames(9, None, None))
+
+
+def test_pictures_posed_by_sfm_are_exported_without_the_distortion_that_was_found(
+    streamed, capture, tmp_path
+):
+    run = streamed_by("sfm", streamed, tmp_path / "sfm")
+    with pytest.raises(DataError, match="sfm is not there"):
+        list(open_streamed_run(run).frames(9, None, capture))
+    model = run / "sfm" / "sparse"
+    model.mkdir(parents=True)
+    (model / "cameras.txt").write_text("1 SIMPLE_RADIAL 48 48 48 24 24 -0.2\n")
+    images = [f"{n} 1 0 0 0 0.1 0 0 1 {n:06d}.png\n\n" for n in range(10)]
+    (model / "images.txt").write_text("".join(images))
+    (model / "points3D.txt").write_text("")
+    told = {"frames": 10, "error_px": 1.0, "errors": TrajectoryErrors().to_facts()}
+    (run / "sfm" / "found.json").write_text(json.dumps(told))
+    drawn, lens = next(iter(open_capture(capture))), Lens(48, 48, 48, 48, 24, 24, "opencv", (-0.2,))
+    exported = next(iter(open_streamed_run(run).frames(9, 48, None)))
+    assert np.array_equal(exported.image, rectify(lens, drawn.image))
+    assert not np.array_equal(exported.image, drawn.image)
+    assert exported.depth is None
 
 
 def test_a_stream_that_passed_once_gives_its_keyframes_and_says_what_is_missing(live, tmp_path):

@@ -13,9 +13,12 @@ from everview.datasets.captures import Frame
 from everview.datasets.errors import DataError
 from everview.datasets.lenses import Lens
 from everview.datasets.opening import open_capture
+from everview.datasets.writers.colmap_text import write_colmap_text
+from everview.datasets.writers.posed_image import PosedImage
 from everview.pipeline.errors import InputRejected, UsageError
 from everview.pipeline.posing import sfm_source
-from everview.pipeline.preparing.poses_by_sfm import RecoveredPoses
+from everview.pipeline.posing.sfm_source import SfmSource
+from everview.pipeline.preparing.poses_by_sfm import RecoveredPoses, read_poses
 from everview.pipeline.streaming.events import read_events
 from everview.pipeline.streaming.policies import StreamPolicies
 from everview.pipeline.streaming.published import World
@@ -106,6 +109,26 @@ def test_sfm_poses_come_first_and_are_compared_with_those_given(
     assert (found["frames"], found["registered"]) == (21, 20)
     stream = json.loads((done.run / "run.json").read_text())["stream"]
     assert stream["refused"] == {"no camera": 1}
+
+
+def test_a_continued_run_uses_the_poses_that_were_found_and_looks_for_none(
+    capture_folder, tmp_path, monkeypatch
+):
+    def recover(frames, name, folder, **rest):
+        """As the mapper leaves it: a model whose pictures go with the working folder."""
+        images = [PosedImage(f"{f.index:06d}.png", f.camera, None) for f in frames]
+        write_colmap_text(folder / "sparse", images)
+        return read_poses(folder, len(images), 0.5)
+
+    def cameras():
+        source = SfmSource(open_capture(str(capture_folder)))
+        source.begin(tmp_path, lambda _: None)
+        return [frame.camera.c2w_cv for frame in source.seen_again()]
+
+    monkeypatch.setattr(sfm_source, "recover_poses", recover)
+    found = cameras()
+    monkeypatch.delattr(sfm_source, "recover_poses")
+    assert np.array_equal(cameras(), found)
 
 
 def test_too_few_registered_frames_refuse_the_stream(config, tmp_path, monkeypatch):
