@@ -160,6 +160,9 @@ class Session:
             return False
         is_first = self._published is None
         files = self.files
+        if not is_first and files.flushes.due_before(self.intake.last_number + 1):
+            self._absorb("silence")  # as before the kill, whatever comes next
+            return True
         is_behind = files.flushes.is_repeating or len(files.trajectory) < files.seen_before
         if is_first or is_behind or time.monotonic() - self._received_at < limit:
             return False
@@ -385,8 +388,10 @@ class Session:
     def start_over(self) -> None:
         """Remove what an attempt without a snapshot left: its frames come again."""
         self.files.start_over()
+        self.segments.start_over()
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot. Raises InputRejected when other weights wrote it."""
         check_commit(snapshot.facts, self.policies.commit, self._trained)
         go_on_from(self, snapshot)
+        self._received_at = time.monotonic()

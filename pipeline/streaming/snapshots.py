@@ -1,6 +1,7 @@
 """Snapshots: everything a session needs to go on, committed as one unit.
 
-    snapshot/00000012-97/         one per commit, named by chunks absorbed and arrivals received
+    snapshot/00000012-97/         one per commit, named by chunks absorbed and arrivals received,
+                                  and counted (-1, -2) where those are the same again
         state.safetensors         the state, gauge and clock included
         frames.safetensors        frames that wait for their turn or for their chunk to fill, the
                                   last one written, and those kept for probes
@@ -68,7 +69,7 @@ def commit_snapshot(run: Path, snapshot: Snapshot) -> Path:
     Raises TryAgain when the disk is full; the commits before it stay as they were.
     """
     root = run / FOLDER
-    final = root / f"{int(snapshot.facts['num_chunks']):08d}-{int(snapshot.facts['received'])}"
+    final = _new_place(root, int(snapshot.facts["num_chunks"]), int(snapshot.facts["received"]))
     partial = root / f".{final.name}.{uuid.uuid4().hex[:8]}.tmp"
     with disk_errors(final):
         partial.mkdir(parents=True)
@@ -87,8 +88,6 @@ def commit_snapshot(run: Path, snapshot: Snapshot) -> Path:
                 _sync(file)
             _sync(partial)
             _sync(run)  # the files that only grow may be new
-            if final.exists():  # a commit of the same frames, for instance at the end of the stream
-                shutil.rmtree(final)
             os.rename(partial, final)
             _sync(root)
         finally:
@@ -169,6 +168,15 @@ def _commits(root: Path) -> list[Path]:
         return []
     named = [path for path in root.iterdir() if path.is_dir() and path.name[:1].isdigit()]
     return sorted(named, key=lambda path: tuple(int(part) for part in path.name.split("-")))
+
+
+def _new_place(root: Path, chunks: int, received: int) -> Path:
+    """After a commit of the same numbers, at the end of a stream for instance, one more: at no
+    moment may there be none of the two."""
+    known = [path.name.split("-") for path in _commits(root)]
+    same = [name for name in known if (int(name[0]), int(name[1])) == (chunks, received)]
+    name = f"{chunks:08d}-{received}"
+    return root / (f"{name}-{int(same[-1][2]) + 1 if same[-1][2:] else 1}" if same else name)
 
 
 def _describe(file: Path) -> dict[str, Any]:

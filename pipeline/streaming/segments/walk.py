@@ -85,6 +85,10 @@ class SegmentedWalk:
 
     # --- snapshots ---
 
+    def start_over(self) -> None:
+        """Remove what an attempt without a snapshot has archived."""
+        drop_unnamed(self.run, ())
+
     def snapshot_facts(self) -> dict[str, Any]:
         """JSON-compatible; `to_tensors` has the rest. `files`: without them a snapshot is none."""
         assert self.atlas is not None

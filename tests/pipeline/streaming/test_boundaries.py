@@ -133,12 +133,24 @@ def test_a_chunk_that_silence_ended_ends_there_again_after_a_kill(make, frames, 
     for number, frame in enumerate(every[cut:], cut):
         resumed.push(frame)
         time.sleep(0.03)
-        # a slow start of the sender is no silence: these frames came before
-        assert number == 11 or not resumed.flush_if_silent()
+        # a slow start of the sender is no silence: these frames came before. What ended after
+        # number 5 ends there again whether more comes or not
+        assert number == 11 or resumed.flush_if_silent() == (number == 5)
     resumed.finish()
     whole.finish()
     assert ends(resumed) == [(4, "full"), (2, "silence"), (4, "full"), (2, "end")]
     assert state_of(resumed) == state_of(whole)
+
+
+def test_a_source_that_stays_silent_after_a_kill_leaves_no_frame_waiting(make, frames):
+    first = make("run", silence_s=0.02)
+    for frame in frames(6):
+        first.push(frame)
+    first.snapshot()
+    resumed = make("run", silence_s=0.02)
+    resumed.restore(load_snapshot(resumed.out))
+    until_flushed(resumed)
+    assert ends(resumed) == [(4, "full"), (2, "silence")]
 
 
 def test_nothing_is_flushed_without_a_limit_before_the_first_chunk_or_without_frames(make, frames):

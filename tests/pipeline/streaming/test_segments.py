@@ -192,6 +192,15 @@ def test_a_file_that_no_snapshot_names_is_dropped_when_the_run_goes_on(make):
     assert not list((session.out / FOLDER).iterdir())
 
 
+def test_a_run_that_starts_over_leaves_no_segment_of_the_attempt_before(make):
+    session = make()
+    for frame in ahead(12):
+        session.push(frame)
+    assert list((session.out / FOLDER).iterdir())
+    make().start_over()
+    assert not list((session.out / FOLDER).iterdir())
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
 def test_a_snapshot_whose_segment_is_damaged_is_named_and_the_one_before_it_used(make, damage):
     session = make()

@@ -275,6 +275,26 @@ def test_a_commit_that_fails_leaves_the_one_before(make, frames, monkeypatch):
     assert load_snapshot(session.out).facts["num_chunks"] == 1
 
 
+def test_a_kill_while_the_same_frames_are_committed_again_loses_nothing(make, frames, monkeypatch):
+    session = make()
+    for frame in frames(4):
+        session.push(frame, {"next": frame.index + 1})
+    session.snapshot()
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    session.finish()
+    monkeypatch.setattr("everview.pipeline.streaming.snapshots.os.rename", kill)
+    with pytest.raises(KeyboardInterrupt):
+        session.snapshot()
+    monkeypatch.undo()
+    assert load_snapshot(session.out).facts["cursor"] == {"next": 4}
+    made = [session.snapshot().name for _ in range(3)]
+    assert made == ["00000001-4-1", "00000001-4-2", "00000001-4-3"]
+    assert sorted(path.name for path in (session.out / "snapshot").iterdir()) == made[1:]
+
+
 def test_what_a_kill_left_of_a_commit_is_gone_after_the_next(make, frames):
     session = make()
     for frame in frames(4):
