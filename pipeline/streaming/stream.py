@@ -31,7 +31,7 @@ from everview.pipeline.streaming.camera_files import write_cameras
 from everview.pipeline.streaming.config import StreamConfig
 from everview.pipeline.streaming.feeder import Feeder, QueueCounts
 from everview.pipeline.streaming.geometry_review import as_sentence as mesh_sentence
-from everview.pipeline.streaming.interrupts import Interrupts
+from everview.pipeline.streaming.interrupts import TERMINATED, Interrupts
 from everview.pipeline.streaming.outputs import Exported, export_stream, live_geometry
 from everview.pipeline.streaming.posing import (
     check_poses,
@@ -133,6 +133,7 @@ def stream_source(
             ):
                 with run.timed("stream"):
                     was_cut, counts = _read(session, source, config, interrupts, progress)
+                interrupts.all_is_kept()
                 _note_stream(run, session, source, counts)
                 with run.timed("export"):
                     again = seen_again(source, session)
@@ -226,7 +227,7 @@ def _read(
         # with the frames still pending, so that the same command goes on as if never stopped
         session.snapshot()
     if interrupts.is_terminated:
-        raise SystemExit(143)
+        raise SystemExit(TERMINATED)
     session.finish()
     if not session.num_chunks or session.gauge is None:
         reasons = ", ".join(f"{count} {why}" for why, count in session.refused.items())

@@ -43,7 +43,7 @@ class Page:
         self._version = -1
         self._radius = 1.0
         self._start: Camera | None = None
-        self._was_full = False
+        self._turned_away: set[int] = set()
         self.loop = RenderLoop(
             scene.renderer, self._show, Sizes(size, min(coarse, size), patch), scene.is_live
         )
@@ -166,6 +166,7 @@ class Page:
 
     async def _leave(self, client: ClientHandle) -> None:
         self.loop.leave(client.client_id)
+        self._turned_away.discard(client.client_id)
 
     async def _moved(self, camera: CameraHandle) -> None:
         """A visitor's camera is elsewhere; on viser's thread, in order."""
@@ -175,7 +176,11 @@ class Page:
             eye = Eye(camera.wxyz, camera.position, camera.fov, camera.aspect)
         except (ValueError, ZeroDivisionError):
             return
-        if not self.loop.look(camera.client.client_id, eye, self._time_s()):
+        visitor = camera.client.client_id
+        if self.loop.look(visitor, eye, self._time_s()):
+            self._turned_away.discard(visitor)
+        elif visitor not in self._turned_away:
+            self._turned_away.add(visitor)  # told once, however far the camera moves
             camera.client.add_notification(
                 "Too many visitors", f"Pictures are drawn for {MOST_VISITORS} at a time."
             )

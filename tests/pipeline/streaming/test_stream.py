@@ -36,13 +36,14 @@ stream_capture(config, Path(sys.argv[2]), progress=Signaller(9, int(sys.argv[3])
 
 
 class Signaller:
-    """Sends this process a signal, once or more, after frame `at` of the stream."""
+    """Sends this process a signal, once or more, after frame `at` of a stage."""
 
-    def __init__(self, number, at, times=1):
+    def __init__(self, number, at, times=1, stage="stream"):
         self.number, self.at, self.times, self.said = number, at, times, []
+        self.stage = stage
 
     def step(self, stage, done, total):
-        if stage == "stream" and done == self.at:
+        if stage == self.stage and done == self.at:
             for _ in range(self.times):
                 os.kill(os.getpid(), self.number)
 
@@ -167,6 +168,17 @@ def test_sigterm_keeps_the_frames_so_far_and_exits_with_143(config, tmp_path):
     snapshot = load_snapshot(out)
     assert snapshot.facts["num_frames"] == 12
     assert len(snapshot.frames["pending.numbers"]) == 1
+
+
+def test_sigterm_ends_the_exports_at_once_and_the_same_command_makes_them(config, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit) as left:
+        stream_capture(config, out, progress=Signaller(signal.SIGTERM, at=1, stage="compare"))
+    assert left.value.code == 143
+    assert not (out / "novel_views.mp4").exists()
+    assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
+    assert stream_capture(config, out).exit_status == 0
+    assert len(read_frames(out)) == 21
 
 
 def test_a_finished_run_is_refused_and_left_as_it_was(config, whole):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from everview.pipeline.streaming.session import Session
 from everview.pipeline.viewing.comparisons import side_by_side
 from everview.pipeline.viewing.config import PageOptions, ViewConfig
 from everview.pipeline.viewing.live import LiveView
+from everview.pipeline.viewing.renders import MOST_VISITORS
 from everview.pipeline.viewing.scenes import MOST_CAMERAS, LiveScene, RunScene
 from everview.pipeline.viewing.server import open_server
 from everview.pipeline.viewing.view import OpenPage, view_run
@@ -134,6 +137,28 @@ def test_a_page_that_is_updated_for_hours_holds_no_more_messages(weights, make_f
             session.push(frame)
             opened.page.update()
         assert _messages_held(opened) <= held + 4
+
+
+def test_a_visitor_too_many_is_told_once_however_often_the_camera_moves(weights, tmp_path):
+    session = Session(load_model(str(weights)), StreamPolicies(), tmp_path)
+    told = []
+
+    def looks(visitor):
+        client = SimpleNamespace(
+            client_id=visitor, add_notification=lambda *_: told.append(visitor)
+        )
+        looking = {"position": np.zeros(3), "fov": 1.0, "aspect": 1.0, "client": client}
+        return SimpleNamespace(wxyz=np.array([1.0, 0.0, 0.0, 0.0]), **looking)
+
+    with OpenPage(LiveScene(session, 64), PageOptions(port=0)) as opened:
+        page = opened.page
+        for visitor in [*range(MOST_VISITORS + 1)] * 3:
+            asyncio.run(page._moved(looks(visitor)))
+        assert told == [MOST_VISITORS]
+        asyncio.run(page._leave(looks(0).client))
+        asyncio.run(page._moved(looks(MOST_VISITORS)))
+        asyncio.run(page._moved(looks(0)))
+        assert told == [MOST_VISITORS, 0]
 
 
 def _messages_held(opened: OpenPage) -> int:
