@@ -123,6 +123,12 @@ def load_snapshot(run: Path) -> Snapshot | None:
     return None
 
 
+def newest_commit(run: Path) -> Path | None:
+    """Where the newest commit of a run lies, verified or not; None when none was ever made."""
+    commits = _commits(run / FOLDER)
+    return commits[-1] if commits else None
+
+
 def verify_commit(commit: Path) -> None:
     """Compare a commit with its manifest, sizes first. Raises InputRejected naming the file."""
     manifest = _read_json(commit / MANIFEST)

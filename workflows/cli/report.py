@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from everview.workflows.cli.arguments import CommonFlags, RunArgument
 from everview.workflows.cli.outcome import Outcome
@@ -14,7 +15,8 @@ class Arguments(CommonFlags):
     """Write the self-contained HTML report of a run, by default as RUN/report.html.
 
     Any run has one: a stream, a rendering, an evaluation, a training, finished or not. With --out,
-    the page goes to that file or directory.
+    the page goes to that file or directory. Of a stream it is also said whether its run directory
+    is complete: every file is opened, and what is counted twice is compared.
     """
 
     run: RunArgument
@@ -23,6 +25,15 @@ class Arguments(CommonFlags):
 
 def run(arguments: Arguments) -> Outcome:
     from everview.pipeline.report import report_run
+    from everview.pipeline.runs import read_run
+    from everview.pipeline.streaming.completeness import VERB, shortcomings
 
-    page = report_run(arguments.run, arguments.out)
-    return Outcome({"report": str(page)}, f"report: {page}", run=Path(arguments.run))
+    path = Path(arguments.run)
+    page = report_run(path, arguments.out)
+    result: dict[str, Any] = {"report": str(page)}
+    lines = [f"report: {page}"]
+    if (read_run(path) or {}).get("verb") == VERB:
+        lacks = shortcomings(path)
+        result["lacks"] = lacks
+        lines += [f"not complete: {sentence}" for sentence in lacks] or ["complete"]
+    return Outcome(result, "\n".join(lines), run=path)

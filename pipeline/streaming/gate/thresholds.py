@@ -1,8 +1,9 @@
 """The write gate's limits, as data: each with its unit, its reason and what clean captures measure.
 
 Clean captures: hololens60 (a fast walk), fox (handheld photos), gso_toy (an object on white), at
-128 and 256 px. All their frames pass: `python -m everview.workflows.faults --rows 10c`; of procedural
-walks, whose walls differ more than real ones, all but 1 in 100 (`--rows 10d`).
+128 and 256 px. All their frames pass: `python -m everview.workflows.faults --rows 10c`; of
+procedural rooms, whose walls differ more than real ones, all but 1 in 100 (`--rows 10d`). "Usual"
+is the running median of a measure or the last written frame's, whichever accuses the frame less.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ class GateThresholds:
     has noise: 2 levels of it, averaged over 8x8 pixels, leave 0.2; a repeated picture leaves 0, its
     re-encoding less than 0.02. Clean frames: at least 7"""
     blurrier: float = 0.2
-    """blurred, first condition: Crete's blur measure (0 sharp, 1 flat) above its running median, and
-    above the last written frame's, by this. A Gaussian of 1.5 px at 128 px adds 0.3 to 0.5, fast turns of hololens60 up to 0.22"""
+    """blurred, first condition: Crete's blur measure (0 sharp, 1 flat) above what is usual by
+    this. A Gaussian of 1.5 px at 128 px adds 0.3 to 0.5, fast turns of hololens60 up to 0.22"""
     sharpness: float = 0.4
-    """blurred, second condition: mean absolute Laplacian over mean luminance, as a share of its
-    running median, and of the last written frame's. The same Gaussian leaves 0.06 to 0.35; clean frames where the first condition
-    holds keep 0.46"""
+    """blurred, second condition: mean absolute Laplacian over mean luminance, as a share of what is
+    usual. The same Gaussian leaves 0.06 to 0.35; clean frames where the first condition holds keep
+    0.46"""
     suspect_stops: float = 0.5
-    """exposure, when to look: |log2| of the mean luminance against its running median, and against
-    the last written frame's, in code values (a stop of light is about 0.45). Clean frames: at most 0.42"""
+    """exposure, when to look: |log2| of the mean luminance against what is usual, in code values (a
+    stop of light is about 0.45). Clean frames: at most 0.42"""
     reject_stops: float = 0.7
     """exposure, when a jump that can't be rectified is kept out; a smaller one may be the scene"""
     unchanged_gain: float = 1.25
