@@ -26,12 +26,18 @@ from everview.models.pairs.geometry import (
     nearest_rigid,
 )
 from everview.models.pairs.matcher import FrameCode, Matches, PairMatcher, rays_of, to_plane
+from everview.models.pairs.two_view import epipolar_motion, essential, line_support, stepped
 
 _CUTOFF_PX = 3.0
 _MOST = 0.5
 _FINEST_PX = 0.3
 _LEAST_DEPTH_ERROR = 0.1
 _STEPS = 14
+# A fit to depths that fewer of the matches agree with than this is compared with one that needs
+# none, which is taken when so much more of the matches lie on its epipolar lines.
+_PLAIN, _MORE = 0.85, 0.03
+_FARTHEST_TURN = 1.6  # radians: lines fit what is upside down too, and no match reaches so far
+_LINE_PX, _FREE_DEPTH, _LINE_STEPS, _LINE_WIDEST = 1.0, 0.5, 6, 2.0
 # Two estimates agree when they differ by less than this much of a radian or of the median depth, or
 # than this many standard deviations, of which matches that err together make too little.
 _AGREE, _DEVIATIONS, _FARTHEST = 0.04, 4.0, 0.15
@@ -150,6 +156,11 @@ def _sight_together(
         taken = other.support > fit.support[weak]
         for old, new in zip(fit, other, strict=True):
             old[better] = new[taken]
+    for row in (fit.support < _PLAIN).nonzero().flatten().tolist():
+        free = _fit_lines(points[[row]], fit.motion[row], float(intrinsics[0]))
+        if free is not None:
+            for old, new in zip(fit, free, strict=True):
+                old[row] = new[0]
     return [
         Sighting(
             place=place,
@@ -174,7 +185,7 @@ class _Points:
     target: Tensor
     weight: Tensor
 
-    def __getitem__(self, index: Tensor) -> _Points:
+    def __getitem__(self, index: Tensor | list[int]) -> _Points:
         return _Points(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
@@ -184,6 +195,31 @@ def _fit(points: _Points, start: Tensor, cutoff: float) -> PoseFit:
         points.rays, points.rho, points.target, points.weight, start, _STEPS, cutoff,
         spread=points.depth_error,
     )  # fmt: skip
+
+
+def _fit_lines(points: _Points, motion: Tensor, focal: float) -> PoseFit | None:
+    """One reference's pose from epipolar lines, its depths saying no more than how long the step
+    was; None where that puts no more matches on their lines than `motion` [4, 4] does."""
+    rays, target, weight = points.rays[0], points.target[0], points.weight[0]
+    pixel = _LINE_PX / focal
+
+    def on_lines(motion: Tensor) -> float:
+        return float(line_support(rays, target, weight, essential(motion), pixel))
+
+    start = epipolar_motion(rays, target, weight, pixel)
+    if start is None:
+        return None
+    step = stepped(rays, target, weight, start, points.rho[0], points.depth_error[0], pixel)
+    if step is None:
+        return None
+    fit = fit_pose(
+        points.rays, step.rho[None], points.target, points.weight, step.motion[None],
+        _LINE_STEPS, _CUTOFF_PX / focal, _LINE_WIDEST,
+        spread=points.depth_error.clamp(min=_FREE_DEPTH),
+    )  # fmt: skip
+    turn = float(log_se3(fit.motion[0])[3:].norm())
+    is_better = on_lines(fit.motion[0]) > on_lines(motion) + _MORE
+    return fit if is_better and turn < _FARTHEST_TURN else None
 
 
 def in_plane(matches: Matches, intrinsics: Tensor) -> tuple[Tensor, Tensor, float]:
