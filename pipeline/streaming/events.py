@@ -9,7 +9,7 @@
     {"event": "lost", "sequence": 42, "problem": "...", ...}     odometry found no camera for it
     {"event": "size changed", "sequence": 45, "before": [64, 48], "after": [48, 64], ...}
     {"event": "lens changed", "sequence": 45, "before": [0.8, 1.1, 0.5, 0.5], "after": [...], ...}
-    {"event": "segment", "chunk": 12, "distance": 6.2, "replayed": 8, ...}    a new one begins with
+    {"event": "segment", "chunk": 12, "because": "reach", ...}   a new one begins with this chunk
     {"event": "gave way", "sequence": 50, "reason": "...", ...}  the write gate did
     {"event": "replayed", "chunk": 9, "frames": 4, "times_s": [...], ...}   again, with this chunk
 

@@ -316,9 +316,9 @@ class Session:
     def _observe(self, chunk: Sequence[Frame], foreseen: Prediction) -> Verdict:
         """The chunk through the model; publishes the new state unless the gate refuses it."""
         number, before = self.num_chunks, self._published
-        distance = self.segments.leaves(chunk)
+        ending = self.segments.ends(chunk)
         gauge, seam = None, []
-        if before is None or distance is not None:
+        if before is None or ending is not None:
             state = self.model.init_state(1)
             gauge, seam = self._fit_gauge(chunk), self.segments.seam()
         else:
@@ -336,9 +336,9 @@ class Session:
             if gauge is not None:
                 self.segments.begin(gauge, number, None if before is None else before.state)
                 self.gauge = gauge
-            if distance is not None:
+            if ending is not None:
                 replayed = sum(map(len, seam))
-                self.intake.count("segment", chunk=number, distance=distance, replayed=replayed)
+                self.intake.count("segment", chunk=number, replayed=replayed, **ending)
             self.segments.wrote(chunk, number)
             self.publish(state, number + 1)
             self._note_replay(plan, len(chunk))

@@ -1,1 +1,2 @@
-"""Segments: a walk that leaves what its gauge covers goes on in a new state beside the old."""
+"""Segments: a stream that leaves what its gauge covers, or what its bank keeps of things that move,
+goes on in a new state beside the old."""

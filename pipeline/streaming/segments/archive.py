@@ -15,6 +15,7 @@ import json
 import os
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,13 @@ def archive(run: Path, segment: Segment, state: SceneState) -> Segment:
         "chunks": list(segment.chunks),
         "seen": segment.covered.seen,
         "stride": segment.covered.stride,
+        "moves": segment.moves,
         "state": facts,
     }
     content = save(held, {"segment": json.dumps(told)})
     name = f"{segment.number:08d}-{_hash(content)}{_SUFFIX}"
     write_bytes(run / FOLDER / name, content)
-    return Segment(segment.number, segment.gauge, segment.covered, segment.chunks, name)
+    return replace(segment, file=name)
 
 
 def check_archived(run: Path, files: Sequence[str]) -> None:
@@ -76,7 +78,8 @@ def read_segment(run: Path, name: str) -> Segment:
         gauge = Gauge(rotation, origin, scale, str(told["state"]["gauge_rule"]))
         covered = Covered(held["covered"].numpy(), int(told["stride"]), int(told["seen"]))
         first, end = (int(chunk) for chunk in told["chunks"])
-        return Segment(int(told["number"]), gauge, covered, (first, end), name)
+        moves = bool(told.get("moves", False))  # of before it was asked: nothing did
+        return Segment(int(told["number"]), gauge, covered, (first, end), name, moves)
     except (KeyError, TypeError, ValueError) as error:
         raise InputRejected(f"{run / FOLDER / name} is no archived segment: {error!r}") from error
 

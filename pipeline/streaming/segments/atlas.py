@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,24 @@ from everview.pipeline.streaming.segments.covered import Covered
 _TIE = 0.25
 """View distances this near to each other are told apart by time: a quarter of a typical distance,
 or 14 degrees."""
+_STALE, _STALEST = 0.5, 1.5
+"""Where things move: what another time costs, as a view distance, for every duration of a segment,
+and at most. Measured on crossed views (`benchmarks/moving.py`): 0.25 to 1 and at most 1.5 to 3 give
+the same; time alone loses 1.7 to 4 dB, place alone up to 0.4."""
 
 
 @dataclass(frozen=True, eq=False)
 class Segment:
     """number: from 0. gauge: of its state, on the CPU. chunks: the stream's, first and end.
-    file: where it is archived, under the run's `segments/`; None for the one that is written."""
+    file: where it is archived, under the run's `segments/`; None for the one that is written.
+    moves: of a stream whose segments end by time, since things move in it."""
 
     number: int
     gauge: Gauge
     covered: Covered
     chunks: tuple[int, int]
     file: str | None = None
+    moves: bool = False
 
     @property
     def unit(self) -> float:
@@ -42,6 +49,7 @@ class Segment:
             "views": self.covered.seen,
             "gauge": gauge_facts(gauge),
             "file": self.file,
+            "moves": self.moves,
         }
 
 
@@ -66,6 +74,12 @@ class Atlas:
         """The one that is written."""
         return self.segments[-1]
 
+    @cached_property
+    def duration_s(self) -> float:
+        """Seconds that a segment lasts where things move, as a median; 0 where nothing does."""
+        known = [each.covered.duration_s for each in self.segments if each.moves]
+        return float(np.median([seconds for seconds in known if seconds > 0] or [0.0]))
+
     @property
     def archived(self) -> tuple[Segment, ...]:
         """The others."""
@@ -75,11 +89,19 @@ class Atlas:
         """The segment that covers a camera best.
 
         By place and direction (`Covered.view_distance`); those that tie, by the nearest time that
-        they cover; and what is still equal, the later one.
+        they cover; and what is still equal, the later one. Where things move, another time makes a
+        segment farther (`_STALE`): one that saw the moment comes before one that saw the place a
+        little better, not before the only one that saw it.
         """
         if len(self.segments) == 1:
             return self.segments[0]
         apart = [each.covered.view_distance(camera, each.unit) for each in self.segments]
+        if time_s is not None and self.duration_s:
+            apart = [
+                far + min(_STALE * each.covered.time_distance(time_s) / self.duration_s, _STALEST)
+                for far, each in zip(apart, self.segments, strict=True)
+            ]
+            return self.segments[min(range(len(apart)), key=lambda i: (apart[i], -i))]
         least = min(apart)
         tied = [i for i, value in enumerate(apart) if value <= least + _TIE]
         if time_s is None:

@@ -54,3 +54,9 @@ class Covered:
         """Seconds to the nearest moment that is covered; infinite where none is known."""
         known = self.rows[~np.isnan(self.rows[:, 6]), 6]
         return float(np.abs(known - time_s).min()) if len(known) else float("inf")
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first to the last moment that is known; 0 for fewer than two."""
+        known = self.rows[~np.isnan(self.rows[:, 6]), 6]
+        return float(known.max() - known.min()) if len(known) else 0.0

@@ -40,13 +40,21 @@ class SegmentedWalk:
     atlas: Atlas | None = None
     recent: list[Frame] = field(default_factory=list)
 
-    def leaves(self, chunk: Sequence[Frame]) -> float | None:
-        """How far a chunk is from the origin, gauge units, where that is beyond the reach."""
-        if self.policy.reach == 0 or self.atlas is None:
+    def ends(self, chunk: Sequence[Frame]) -> dict[str, Any] | None:
+        """The facts of a segment that ends before a chunk: `because` the chunk is beyond the reach,
+        or beyond the span. None where it goes on."""
+        if self.atlas is None:
             return None
+        now = self.atlas.current
         cameras = [frame.camera for frame in chunk if frame.camera is not None]
-        distance = distance_from_origin(cameras, self.atlas.current.gauge)
-        return distance if distance > self.policy.reach else None
+        distance = distance_from_origin(cameras, now.gauge)
+        facts = {"distance": distance, "views": now.covered.seen}
+        if 0 < self.policy.reach < distance:
+            return {"because": "reach", **facts}
+        is_timed = any(frame.time_s is not None for frame in chunk)
+        if is_timed and 0 < self.policy.span < now.covered.seen + len(chunk):
+            return {"because": "span", **facts}
+        return None
 
     def seam(self) -> list[list[Frame]]:
         """What the next segment sees again, in runs of one size, in order."""
@@ -63,12 +71,14 @@ class SegmentedWalk:
             segments = (*self.atlas.archived, archive(self.run, closed, ended))
             covered = covered.joined(self.recent)
         cpu = gauge.to("cpu")
-        self.atlas = Atlas((*segments, Segment(len(segments), cpu, covered, (chunk, chunk))))
+        moves = self.policy.span > 0
+        now = Segment(len(segments), cpu, covered, (chunk, chunk), moves=moves)
+        self.atlas = Atlas((*segments, now))
 
     def wrote(self, chunk: Sequence[Frame], number: int) -> None:
         """The stream's chunk of this number is in the state."""
         assert self.atlas is not None
-        if self.policy.reach == 0:
+        if not self.policy.is_on:
             return
         now = self.atlas.current
         covered = now.covered.joined(chunk)
@@ -79,7 +89,7 @@ class SegmentedWalk:
 
     def to_facts(self) -> list[dict[str, Any]]:
         """Of all segments, for run.json and metrics.json; one without segments says nothing."""
-        if self.policy.reach == 0 or self.atlas is None:
+        if not self.policy.is_on or self.atlas is None:
             return []
         return [segment.to_facts() for segment in self.atlas.segments]
 
@@ -98,6 +108,7 @@ class SegmentedWalk:
             "chunks": list(now.chunks),
             "seen": now.covered.seen,
             "stride": now.covered.stride,
+            "moves": now.moves,
             "runs": len(self.seam()),
         }
 
@@ -130,7 +141,8 @@ def restored_atlas(
     archived = tuple(read_segment(run, name) for name in facts["files"])
     covered = Covered(tensors["covered"].numpy(), int(facts["stride"]), int(facts["seen"]))
     first, end = facts["chunks"]
-    now = Segment(len(archived), cpu, covered, (int(first), int(end)))
+    moves = bool(facts.get("moves", False))
+    now = Segment(len(archived), cpu, covered, (int(first), int(end)), moves=moves)
     return Atlas((*archived, now))
 
 

@@ -45,11 +45,11 @@ def model(weights):
 
 @pytest.fixture
 def make(model, tmp_path):
-    def build(name="run", reach=1.5, **policies):
+    def build(name="run", reach=1.5, span=0, **policies):
         out = tmp_path / name
         out.mkdir(exist_ok=True)
         defaults = {"chunk_frames": 4, "retention_views": 0, "prequential": Prequential(0)}
-        segments = Segments(reach, replayed=3, on_device=2)
+        segments = Segments(reach, span, replayed=3, on_device=2)
         given = StreamPolicies(**{**defaults, "segments": segments, **policies})
         return Session(model, given, out, World("metric"))
 
@@ -101,7 +101,9 @@ def test_a_walk_that_leaves_the_reach_begins_a_segment_with_a_gauge_of_its_own(m
     assert origins == [2 * STEP_M, 10 * STEP_M, 18 * STEP_M]
     assert [each["file"] is None for each in told] == [False, False, True]
     events = [event for event in read_events(session.out) if event["event"] == "segment"]
-    assert [(e["chunk"], e["replayed"]) for e in events] == [(2, 3), (4, 3)]
+    assert [(e["chunk"], e["replayed"], e["because"]) for e in events] == [
+        (2, 3, "reach"), (4, 3, "reach"),
+    ]  # fmt: skip
     assert all(event["distance"] > 1.5 for event in events)
     assert sizes(session) == [4] * 6
 
@@ -308,6 +310,62 @@ def test_where_the_next_frames_tell_no_scale_the_segment_keeps_that_of_the_one_b
     assert float(second.scale[0]) == float(first.scale[0])
 
 
+def test_a_span_ends_a_segment_where_the_camera_stays_and_each_moment_keeps_its_own(make, frames):
+    """Eight views each, of which three were seen before; a bank of six would drop the earlier."""
+    session = make(reach=0.0, span=8)
+    every, live = frames(28), {}
+    for frame in every:
+        session.push(frame)
+        if frame.index == 7:
+            where = every[5]
+            live = {where.index: session.render(where.camera, where.time_s)}
+    told = session.segments.to_facts()
+    assert [each["chunks"] for each in told] == [[0, 2], *([n, n + 1] for n in range(2, 7))]
+    assert [each["views"] for each in told] == [8, *[7] * 5]
+    events = [event for event in read_events(session.out) if event["event"] == "segment"]
+    assert [(e["because"], e["views"]) for e in events] == [("span", 8), *[("span", 7)] * 4]
+    for index, before in live.items():
+        assert_same_picture(session.render(every[index].camera, every[index].time_s), before)
+
+
+def test_without_a_span_or_without_times_no_segment_ends_by_it(make, frames):
+    off, untimed = make("off", reach=0.0), make("untimed", reach=0.0, span=8)
+    for frame in frames(24):
+        off.push(frame)
+        untimed.push(replace(frame, time_s=None))
+    assert len(off.published.atlas.segments) == len(untimed.published.atlas.segments) == 1
+
+
+def test_segments_in_time_are_killed_and_go_on_bit_for_bit_and_are_opened_again(make, frames):
+    every = frames(26)
+    whole = make("whole", reach=0.0, span=8)
+    for frame in every:
+        whole.push(frame)
+    whole.finish()
+    files = [segment.file for segment in whole.published.atlas.archived]
+    for cut in (9, 14, 21):
+        first = make(f"cut{cut}", reach=0.0, span=8)
+        for frame in every[:cut]:
+            first.push(frame)
+        first.snapshot()
+        for frame in every[cut : cut + 5]:
+            first.push(frame)
+        second = make(f"cut{cut}", reach=0.0, span=8)
+        second.restore(load_snapshot(second.out))
+        for frame in every[cut:]:
+            second.push(frame)
+        second.finish()
+        assert_same(tensors(whole), tensors(second))
+        atlas = second.published.atlas
+        assert [segment.file for segment in atlas.archived] == files
+        assert all(segment.moves for segment in atlas.segments)
+        assert all(read_segment(second.out, name).moves for name in files)
+        assert read_events(second.out) == read_events(whole.out)
+        for frame in (every[1], every[12]):
+            ours, theirs = (s.render(frame.camera, frame.time_s) for s in (second, whole))
+            assert_same_picture(ours, theirs)
+
+
 def covering(number, positions, times, forward=(0, 0, 1), scale=0.5):
     pose = np.eye(4)
     pose[:3, 2] = forward
@@ -337,6 +395,22 @@ def test_the_nearest_segment_is_told_by_place_then_direction_then_time():
     assert atlas.nearest(looking(7.0), 1.0).number == 1  # time decides only where places tie
 
 
+def test_where_things_move_a_moment_counts_before_a_slightly_better_place_and_not_before_any():
+    """Segments of four seconds, of places a unit (2 m) apart and of one fifth of a unit apart."""
+    spots = [(x, 0, 0) for x in (0.0, 0.1, 0.2, 0.3, 0.4)]
+    then = replace(covering(0, [(x + 0.8, 0, 0) for x, _, _ in spots], range(5)), moves=True)
+    later = replace(covering(1, spots, range(10, 15)), moves=True)
+    far = replace(covering(2, [(x + 20, 0, 0) for x, _, _ in spots], range(20, 25)), moves=True)
+    atlas = Atlas((then, later, far))
+    assert atlas.duration_s == 4.0
+    assert atlas.nearest(looking(0.2), 2.0).number == 0
+    assert atlas.nearest(looking(0.2), 12.0).number == 1
+    assert atlas.nearest(looking(20.2), 2.0).number == 2  # nobody else was ever there
+    assert atlas.nearest(looking(0.2), None).number == 1  # without a time: by place
+    still = Atlas(tuple(replace(each, moves=False) for each in atlas.segments))
+    assert still.nearest(looking(0.2), 2.0).number == 1
+
+
 def test_what_a_segment_covers_is_bounded_however_long_it_is():
     covered = Covered()
     for frame in ahead(400, 8):
@@ -347,7 +421,15 @@ def test_what_a_segment_covers_is_bounded_however_long_it_is():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"reach": 0.1}, {"reach": float("nan")}, {"replayed": -1}, {"on_device": 1}]
+    "wrong",
+    [
+        {"reach": 0.1},
+        {"reach": float("nan")},
+        {"span": 8},
+        {"span": -1},
+        {"replayed": -1},
+        {"on_device": 1},
+    ],
 )
 def test_values_that_no_walk_can_have_are_refused(wrong):
     with pytest.raises(UsageError, match=str(next(iter(wrong)))):
@@ -369,6 +451,26 @@ def test_an_archived_segment_answers_as_the_state_that_was_frozen(make, model):
     assert_same_picture(view, session.render(every[1].camera, 0.1))
     with pytest.raises(InputRejected, match="no name of an archived segment"):
         read_state(session.out, "../run.json", model)
+
+
+def test_a_segment_archived_before_segments_had_times_of_their_own_is_read_as_still(make):
+    session = make()
+    for frame in ahead(12):
+        session.push(frame)
+    (segment,) = session.published.atlas.archived
+    content = (session.out / FOLDER / segment.file).read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    told = json.loads(header["__metadata__"]["segment"])
+    del told["moves"]
+    header["__metadata__"]["segment"] = json.dumps(told)
+    words = json.dumps(header).encode()
+    content = len(words).to_bytes(8, "little") + words + content[8 + length :]
+    name = f"00000000-{hashlib.blake2b(content, digest_size=16).hexdigest()}.safetensors"
+    (session.out / FOLDER / name).write_bytes(content)
+    again = read_segment(session.out, name)
+    assert not again.moves
+    assert again.chunks == segment.chunks
 
 
 def test_a_file_that_is_no_segment_is_one_clear_sentence_whatever_its_name_says(make, model):
