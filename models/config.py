@@ -69,20 +69,6 @@ class WindowConfig:
 
 
 @dataclass(frozen=True)
-class DenseSweepConfig:
-    """The sweep along nearly every pixel's ray (`models.dense_sweep`), beside that of patches."""
-
-    stride: int = 2
-    """side, in pixels, of the blocks that share a ray; divides the patch"""
-    channels: int = 32
-    """width of the network that reads the rays"""
-
-    def __post_init__(self) -> None:
-        if self.stride < 1 or self.channels < 1:
-            raise ValueError(f"{self}: stride and channels of at least 1")
-
-
-@dataclass(frozen=True)
 class ModelConfig:
     """A scene model. Raises ValueError with value, limit and reason."""
 
@@ -112,8 +98,6 @@ class ModelConfig:
     bank: BankConfig | None = BankConfig()
     window: WindowConfig = field(default=WindowConfig(), repr=False)
     """of the letter S, where the stack has it"""
-    dense_sweep: DenseSweepConfig | None = field(default=None, repr=False)
-    """depths along nearly every pixel's ray; needs the bank"""
 
     def __post_init__(self) -> None:
         if self.dim % self.attention_head_dim:
@@ -141,13 +125,6 @@ class ModelConfig:
             )
         if self.newton_schulz_steps < 1:
             raise ValueError("newton_schulz_steps must be at least 1; for plain SGD say sgd")
-        if self.dense_sweep is not None and self.bank is None:
-            raise ValueError("a dense sweep compares the bank's frames: it needs a bank")
-        if self.dense_sweep is not None and self.patch % self.dense_sweep.stride:
-            raise ValueError(
-                f"a dense sweep's stride {self.dense_sweep.stride} doesn't divide the patch of "
-                f"{self.patch} pixels"
-            )
         if "S" in self.stack and self.attention_head_dim < 8:
             raise ValueError(
                 f"attention_head_dim {self.attention_head_dim}: rotary codes of rows, columns and "
@@ -161,10 +138,9 @@ class ModelConfig:
 
     @property
     def identity(self) -> str:
-        """What fingerprints are made of. A part that a model lacks has no part in its name, so
-        weights from before there was that part keep theirs."""
-        parts = (self, self.window_used, self.dense_sweep)
-        return ", ".join(repr(part) for part in parts if part is not None)
+        """What fingerprints are made of. A letter that a stack lacks has no part in its name, so
+        weights from before there was that letter keep theirs."""
+        return repr(self) if self.window_used is None else f"{self!r}, {self.window!r}"
 
 
 def tiny() -> ModelConfig:
@@ -176,11 +152,6 @@ def tiny() -> ModelConfig:
 def base15m() -> ModelConfig:
     """10 x WTF at 256, about 15M parameters: 14.7 MiB at 8 bits a row."""
     return ModelConfig()
-
-
-def dense15m() -> ModelConfig:
-    """`base15m` with the dense sweep."""
-    return ModelConfig(dense_sweep=DenseSweepConfig())
 
 
 def base33m() -> ModelConfig:
@@ -202,8 +173,7 @@ def base312m() -> ModelConfig:
 _POLICIES = {
     cls.__name__: cls
     for cls in (
-        BankConfig, WindowConfig, DenseSweepConfig, Elastic,
-        _steps.ConstantStep, _steps.InverseSqrtStep,
+        BankConfig, WindowConfig, Elastic, _steps.ConstantStep, _steps.InverseSqrtStep,
         _elastic.MemoryAwareSynapses, _elastic.ElasticWeightConsolidation,
         _elastic.SynapticIntelligence, _elastic.FixedAnchor, _elastic.StreamingAnchor,
         _elastic.StreamingEmaAnchor,

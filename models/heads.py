@@ -33,15 +33,13 @@ _DEPTH_CORRECTION = 2.0  # largest, in steps between two depths
 class Decoded(NamedTuple):
     """Per pixel: rgb [B, V, 3, H, W] in (0, 1), log_depth, log_scale [B, V, H, W],
     features [B, V, FEATURES, H, W] for the refinement; per view: spacing [B, V] of the log depths
-    that were told apart, those log_depths [B, V, J], and logits [B, V, T, J] over them."""
+    that were told apart."""
 
     rgb: Tensor
     log_depth: Tensor
     log_scale: Tensor
     features: Tensor
     spacing: Tensor
-    log_depths: Tensor
-    logits: Tensor
 
 
 class TokenHead(nn.Module):
@@ -93,8 +91,6 @@ class TokenHead(nn.Module):
             maps[:, :, 4] - 3.0,
             maps[:, :, 5:],
             spacing,
-            depths,
-            logits,
         )
 
 

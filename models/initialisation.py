@@ -6,20 +6,14 @@ import math
 
 from torch import nn
 
-from everview.models.dense_sweep import DenseSweep, ProfileReader
 from everview.models.heads import Refinement, TokenHead
 
 
 def initialise(
-    model: nn.Module,
-    layers: nn.ModuleList,
-    head: TokenHead,
-    refine: Refinement | None,
-    dense_sweep: DenseSweep | None,
-    reader: ProfileReader | None,
+    model: nn.Module, layers: nn.ModuleList, head: TokenHead, refine: Refinement | None
 ) -> None:
     """N(0, 0.02) linears; projections that end a residual branch scaled by 1/sqrt(2 layers); depth
-    and blending begin without an opinion, and the dense sweep without a say."""
+    and blending begin without an opinion."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
@@ -32,7 +26,3 @@ def initialise(
     if refine is not None:
         nn.init.zeros_(refine.mix.weight)
         nn.init.zeros_(refine.mix.bias)
-    if dense_sweep is not None and reader is not None:
-        nn.init.zeros_(dense_sweep.out.weight)
-        nn.init.zeros_(reader.exit.weight)
-        nn.init.zeros_(reader.exit.bias)

@@ -21,7 +21,6 @@ from everview.datasets.cameras import Cameras
 from everview.models.bank_features import BankFeatures
 from everview.models.config import BankConfig, ModelConfig
 from everview.models.context import Context
-from everview.models.dense_sweep import DenseSweep, ProfileReader
 from everview.models.elastic import Elastic
 from everview.models.episode import Episode
 from everview.models.fingerprint import Fingerprint
@@ -55,14 +54,10 @@ class SceneModel(nn.Module):
         self.head = TokenHead(config.dim, config.patch, span)
         self.sweep = None if bank is None else PlaneSweep(bank, config.dim, config.patch)
         self.refine = None if bank is None else Refinement(bank)
-        self.dense_sweep = self.reader = None
-        if bank is not None and config.dense_sweep is not None:
-            self.dense_sweep = DenseSweep(bank, config.dense_sweep, config.dim, config.patch)
-            self.reader = ProfileReader(bank, config.dense_sweep, config.patch)
         self._fingerprint = Fingerprint()
         self._packed, self._bank_features = PackedStack(), BankFeatures()
         self._run: Run = run_block
-        initialise(self, self.layers, self.head, self.refine, self.dense_sweep, self.reader)
+        initialise(self, self.layers, self.head, self.refine)
 
     # --- identity ------------------------------------------------------------------------------
 
@@ -107,8 +102,7 @@ class SceneModel(nn.Module):
 
         config.recompile_limit = max(config.recompile_limit, 64)
         self._run = torch.compile(run_block, **options)
-        parts = self.embed, self.head, self.sweep, self.refine, self.dense_sweep, self.reader
-        for module in parts:
+        for module in (self.embed, self.head, self.sweep, self.refine):
             if module is not None:
                 module.compile(**options)
 
@@ -335,17 +329,12 @@ class SceneModel(nn.Module):
         rows = torch.arange(index.shape[0], device=index.device)[:, None, None]
         sources = frames.cameras[rows, index]
         evidence, log_depths, opinion = self.sweep(cameras, maps, sources, index, valid)
-        profile = None
-        if self.dense_sweep is not None:
-            seen = cameras, frames.pictures(), sources, index, valid, log_depths
-            more, profile = self.dense_sweep(*seen)
-            evidence = evidence + more
         if mask_BV is not None:
             keep = mask_BV[..., None, None]
             evidence = torch.where(keep, evidence, absent.to(evidence.dtype))
             opinion = torch.where(keep, opinion, 0.0)
             log_depths = torch.where(mask_BV[..., None], log_depths, self.head.log_depths)
-        compared = Sources(sources, index, valid, log_depths, opinion, profile)
+        compared = Sources(sources, index, valid, log_depths, opinion)
         return tokens + evidence, compared.nearest(self.config.bank.sources)
 
     def _decode(
@@ -360,11 +349,14 @@ class SceneModel(nn.Module):
         decoded: Decoded = self.head(tokens, cameras.height, cameras.width, *prior)
         rgb, log_depth, log_scale = decoded.rgb, decoded.log_depth, decoded.log_scale
         if self.refine is not None and frames is not None and sources is not None:
-            told = decoded
-            if self.reader is not None and sources.profile is not None:
-                told = self.reader(sources.profile, decoded)
-            chosen = sources.cameras, sources.frame_index, sources.valid
-            rgb, log_depth, log_scale = self.refine(told, cameras, frames.pictures(), *chosen)
+            rgb, log_depth, log_scale = self.refine(
+                decoded,
+                cameras,
+                frames.pictures(),
+                sources.cameras,
+                sources.frame_index,
+                sources.valid,
+            )
             if mask_BV is not None:
                 keep = mask_BV[..., None, None]
                 rgb = torch.where(keep[..., None], rgb, decoded.rgb)

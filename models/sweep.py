@@ -22,7 +22,6 @@ from torch.nn import functional
 
 from everview.datasets.cameras import Cameras
 from everview.models.config import BankConfig
-from everview.models.dense_sweep import Profile
 from everview.models.warping import (
     gather_frames,
     pixel_grid,
@@ -39,15 +38,13 @@ _AROUND_UNIT = 1.5
 class Sources(NamedTuple):
     """The frames that each of V views is compared with, or copies from: cameras [B, V, S], index
     into the bank and validity [B, V, S]; the logarithms of the depths tried [B, V, J], evenly
-    spaced, and the logits that the sources give them [B, V, T, J]; with a dense sweep its
-    profiles."""
+    spaced, and the logits that the sources give them [B, V, T, J]."""
 
     cameras: Cameras
     frame_index: Tensor
     valid: Tensor
     log_depths: Tensor
     opinion: Tensor
-    profile: Profile | None = None
 
     def nearest(self, count: int) -> Sources:
         """The first `count` of the frames, with what all of them say about depth."""

@@ -69,8 +69,7 @@ def episode(
 
 
 def scene_model(seed: int = 0, **changes) -> SceneModel:
-    """A tiny model in eval mode whose copy from the bank is switched on, and its dense sweep where
-    it has one; fields as for the config.
+    """A tiny model in eval mode whose copy from the bank is switched on; fields as for the config.
 
     Without a bank unless one is given: then every output is a matter of the layers alone.
     """
@@ -79,9 +78,6 @@ def scene_model(seed: int = 0, **changes) -> SceneModel:
     model = SceneModel(config).eval()
     if model.refine is not None:
         torch.nn.init.normal_(model.refine.mix.weight, std=0.1)
-    if model.dense_sweep is not None and model.reader is not None:
-        for last in (model.dense_sweep.out, model.reader.exit):
-            torch.nn.init.normal_(last.weight, std=0.1)
     return model
 
 

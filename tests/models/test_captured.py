@@ -22,7 +22,7 @@ from everview.models.captured import (
     answering,
     writing,
 )
-from everview.models.config import DenseSweepConfig, tiny
+from everview.models.config import tiny
 from everview.models.queries import Query
 from everview.models.scene_model import SceneModel
 from everview.models.schedule import CHUNK_CAUSAL
@@ -259,13 +259,8 @@ def test_a_cpu_is_served_plainly(model: SceneModel) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {},
-        {"memory_writes": ("w0", "w1", "w2")},
-        {"stack": "WTSF"},
-        {"dense_sweep": DenseSweepConfig(channels=8)},
-    ],
-    ids=["w1", "w0+w1+w2", "window", "dense sweep"],
+    [{}, {"memory_writes": ("w0", "w1", "w2")}, {"stack": "WTSF"}],
+    ids=["w1", "w0+w1+w2", "window"],
 )
 @pytest.mark.parametrize("products", [None, torch.bfloat16], ids=["own", "bfloat16"])
 def test_queries_and_writes_neither_wait_for_a_gpu_nor_copy_from_the_host(

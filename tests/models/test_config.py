@@ -16,7 +16,6 @@ from everview.models.config import (
     base312m,
     config_from_dict,
     config_to_dict,
-    dense15m,
     tiny,
 )
 from everview.models.elastic import (
@@ -35,7 +34,6 @@ from everview.models.steps import ConstantStep, InverseSqrtStep
 CONFIGS = [
     tiny(),
     base15m(),
-    dense15m(),
     base33m(),
     base312m(),
     ModelConfig(bank=None, step=ConstantStep(0.5), memory_writes=("w0", "w2")),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from everview.models.config import BankConfig, DenseSweepConfig
+from everview.models.config import BankConfig
 from everview.models.elastic import Elastic
 from everview.models.queries import Query
 from everview.models.scene_model import SceneModel
@@ -38,9 +38,8 @@ def masked_episode(**changes):
 @pytest.mark.parametrize("writes", [("w1",), ("w0", "w1", "w2")], ids=len)
 def test_every_parameter_gets_a_finite_gradient(autocast: bool, writes: tuple[str, ...]) -> None:
     model = scene_model(
-        bank=BANK, elastic=Elastic(), memory_momentum=len(writes) == 3, memory_writes=writes,
-        dense_sweep=DenseSweepConfig(channels=8),
-    ).train()  # fmt: skip
+        bank=BANK, elastic=Elastic(), memory_momentum=len(writes) == 3, memory_writes=writes
+    ).train()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         loss = loss_of(model, masked_episode(chunks=(2, 1)))
     loss.backward()
@@ -149,8 +148,7 @@ def test_the_fingerprint_names_weights_and_configuration() -> None:
 def test_layers_compile_without_breaks_to_one_graph_a_letter_and_plan() -> None:
     from torch._dynamo.utils import counters
 
-    parts = {"stack": "FTFT", "bank": BANK, "dense_sweep": DenseSweepConfig(channels=8)}
-    plain, compiled = scene_model(**parts), scene_model(**parts)
+    plain, compiled = scene_model(stack="FTFT"), scene_model(stack="FTFT")
     torch._dynamo.reset()
     counters.clear()
     compiled.compile_blocks(backend="eager", fullgraph=True, dynamic=False)

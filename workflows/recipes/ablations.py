@@ -13,7 +13,7 @@ from typing import Any
 from everview.models.steps import ConstantStep
 from everview.pipeline.training.config import Augmentation, EpisodeShape, TrainConfig
 from everview.pipeline.training.learning_rate import Budget, RateSchedule, constant
-from everview.workflows.recipes.published import base, first_light
+from everview.workflows.recipes.published import first_light
 
 
 def ablation_base() -> TrainConfig:
@@ -92,11 +92,6 @@ def bank_off() -> TrainConfig:
     return _model("bank_off", bank=None)
 
 
-def base_without_dense_sweep() -> TrainConfig:
-    """`base` without its dense sweep; of the same length, so not to be set beside the others."""
-    return replace(base(), name="base_without_dense_sweep", model=first_light().model)
-
-
 def adamw() -> TrainConfig:
     """AdamW for the hidden matrices too."""
     base = ablation_base()
@@ -165,7 +160,6 @@ ABLATIONS: tuple[Callable[[], TrainConfig], ...] = (
     window_over_time,
     window_for_memory,
     bank_off,
-    base_without_dense_sweep,
     adamw,
     no_depth,
     few_targets,

@@ -87,7 +87,7 @@ def first_light() -> TrainConfig:
 
 
 def base() -> TrainConfig:
-    """`first_light` gone on with: six frames compared throughout, and a dense sweep beside them.
+    """`first_light` gone on with, with six frames compared throughout.
 
     Its weights are cooled ones, so the rate comes back to a little over half. Scans and what moves
     have larger shares, the bank answers most targets, and LPIPS joins as the cooldown begins.
@@ -97,7 +97,6 @@ def base() -> TrainConfig:
         before,
         name="base",
         budget=Budget(seconds=900),
-        model=models.dense15m(),
         start_from="first_light",
         data=replace(
             before.data,

@@ -26,7 +26,6 @@ CASES = {
     **{name: (CONFIG, schedule) for name, schedule in SCHEDULES.items()},
     "writes all": (replace(CONFIG, memory_writes=("w0", "w1", "w2")), CHUNK_CAUSAL),
     "no bank": (replace(CONFIG, bank=None), CHUNK_CAUSAL),
-    "dense sweep": (replace(CONFIG, dense_sweep=models.DenseSweepConfig(channels=8)), CHUNK_CAUSAL),
 }
 WEIGHTS = LossConfig().at(1.0)
 

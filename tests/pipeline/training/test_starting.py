@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from everview.models.config import DenseSweepConfig
 from everview.models.scene_model import SceneModel
 from everview.models.weight_files import save_weights
 from everview.pipeline.errors import UsageError
@@ -18,14 +17,15 @@ from everview.workflows.recipes import find_recipe
 def test_a_larger_model_takes_up_weights_and_one_without_a_place_for_them_says_so(tmp_path):
     config = find_recipe("tiny")()
     torch.manual_seed(5)
-    saved = SceneModel(config.model)
+    saved = SceneModel(replace(config.model, memory_momentum=False))
     before = replace(config, start_from=str(save_weights(saved, tmp_path / "w", "", bits=32)))
-    larger = replace(config.model, dense_sweep=DenseSweepConfig(channels=8))
+    larger = replace(config.model, memory_momentum=True)
     begun = first_model(replace(before, model=larger)).state_dict()
     for name, value in saved.state_dict().items():
         assert torch.equal(begun[name], value), name
-    assert not begun["reader.exit.weight"].any()
-    assert begun["reader.entry.weight"].any()
+    new = begun.keys() - saved.state_dict().keys()
+    assert new
+    assert all("momentum" in name and begun[name].isfinite().all() for name in new)
     with pytest.raises(UsageError, match=r"holds .* no place"):
         first_model(replace(before, model=replace(config.model, bank=None)))
     with pytest.raises(UsageError, match=r"of shape .* no place"):
