@@ -15,7 +15,8 @@ from everview.pipeline.streaming.sources.source import Put
 
 
 class IteratedSource(PassingSource):
-    """Frames of an iterator, taken one by one, numbered by their `index` (which must rise).
+    """Frames of an iterator, taken one by one, numbered by their `index` (which must rise; those
+    that it leaves out are gaps, waited for and counted as missing).
 
     A camera's iterator that must not be held up is wrapped with `can_wait=False`: a full queue then
     loses its oldest frame, counted. A run continued from a snapshot passes over the frames that it

@@ -217,7 +217,10 @@ def test_kept_frames_come_back_as_they_were_and_are_thinned_in_whole_blocks(fram
     indices = [frame.index for frame in kept]
     assert len(indices) <= 40
     assert all((index // 16) % 4 == 0 for index in indices)
-    for frame in KeptFrames(tmp_path, INFO, most=40):  # opened again
+    (kept.folder / "somebody's.safetensors").write_bytes(b"not a frame")
+    again = KeptFrames(tmp_path, INFO, most=40)
+    assert again.indices() == kept.indices()
+    for frame in again:
         original = walk[frame.index]
         assert np.array_equal(frame.image, original.image)
         assert np.array_equal(frame.camera.c2w_cv, original.camera.c2w_cv)
