@@ -10,10 +10,15 @@ from torch import Tensor
 
 from everview.datasets.captures import Frame
 from everview.models.pairs.config import STRIDE
-from everview.models.pairs.geometry import inverse_rigid, log_se3
-from everview.models.pairs.locating import Reference
+from everview.models.pairs.geometry import inverse_rigid, log_se3, transfer
+from everview.models.pairs.locating import Reference, Sighting
 from everview.models.pairs.matcher import FrameCode, PairMatcher
+from everview.models.pairs.two_view import triangulate
 from everview.pipeline.posing.learned.adjustment import MatchedPairs, adjust
+
+_UNSURE = 0.3  # of a keyframe's log depths, at least, beside what new matches say
+_FINEST = 0.05  # of a log depth that matches say, at best: the frame's pose errs too
+_COARSEST, _OFF_PX = 0.5, 2.0
 
 Link = tuple[int, int]
 """numbers of two keyframes: the first one's points, seen in the second"""
@@ -90,6 +95,25 @@ class KeyframeMap:
 
     def _drop(self, number: int) -> None:
         del self.keyframes[number]
+
+    def sharpened(self, one: Sighting, w2c: Tensor, pixel: float) -> Reference:
+        """The keyframe that a sighting is of, from now on, as its matches with a frame at `w2c`
+        make it: where the frame shows enough parallax its depths are measured, no longer guessed
+        from one picture."""
+        key = self.keyframes[one.place]
+        known = key.reference
+        motion = w2c @ inverse_rigid(known.w2c)
+        rho, deviation = triangulate(known.rays, one.target, one.weight, motion)
+        spread = (deviation / rho.clamp(min=1e-12)).square().add(_FINEST**2).sqrt()
+        seen = transfer(known.rays, rho, motion)
+        off = (seen.plane - one.target).norm(dim=-1)
+        good = (rho > 0) & (spread < _COARSEST) & seen.front & (off < _OFF_PX * pixel)
+        more = torch.where(good, spread.square().reciprocal(), 0.0)
+        had = known.spread.clamp(min=_UNSURE).square().reciprocal()
+        log_rho = (had * known.rho.log() + more * rho.clamp(min=1e-12).log()) / (had + more)
+        known = replace(known, rho=log_rho.exp(), spread=(had + more).rsqrt())
+        self.keyframes[one.place] = replace(key, reference=known)
+        return known
 
     def refine(self, pixel: float) -> None:
         """Adjust the window's poses and depths to the matches. The map's first keyframe and what

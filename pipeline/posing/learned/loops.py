@@ -23,6 +23,7 @@ from everview.datasets.procedural.rendering import render_views
 from everview.datasets.procedural.scenes import draw_scenes
 from everview.datasets.procedural.trajectories import draw_cameras
 from everview.models.pairs.files import load_matcher
+from everview.pipeline.posing.learned.laps import laps
 from everview.pipeline.posing.learned.odometer import LearnedOdometer
 from everview.pipeline.posing.posed import PoseFinder
 
@@ -53,16 +54,17 @@ def follow(finder: PoseFinder, frames: Iterator[Frame], progress_every: int = 0)
     """What `finder` makes of frames with known cameras: errors after its alignment, counts, and
     milliseconds a frame, medians over the 40 frames to frame 100 and to the last one.
 
-    still_rmse: the error of a camera that stays in the middle of the path. Errors are null where
-    nothing could be compared.
+    still_rmse: the error of a camera that stays in the middle of the path; laps: drift from lap to
+    lap. Errors are null where nothing could be compared.
     """
-    centres, took = [], []
+    centres, found, took = [], [], []
     for frame in frames:
         assert frame.camera is not None
         started = time.perf_counter()
-        finder.pose(frame)
+        camera = finder.pose(frame).frame.camera
         took.append(1000.0 * (time.perf_counter() - started))
         centres.append(frame.camera.centre)
+        found.append(np.full(3, np.nan) if camera is None else camera.centre)
         if progress_every and len(took) % progress_every == 0:
             told = finder.errors.measure(finder.alignment)
             print(len(took), f"{np.median(took[-_TIMED:]):.0f} ms", dict(finder.counts),
@@ -78,6 +80,7 @@ def follow(finder: PoseFinder, frames: Iterator[Frame], progress_every: int = 0)
         "still_share_of_path": round(still / walked, 5) if walked else None,
         "errors": None if measured is None else asdict(measured),
         "counts": dict(finder.counts),
+        "laps": [asdict(lap) for lap in laps(np.array(found), path)],
         "ms_at_100": round(float(np.median(took[100 - _TIMED : 100])), 1) if took[100:] else None,
         "ms_at_last": round(float(np.median(took[-_TIMED:])), 1),
     }

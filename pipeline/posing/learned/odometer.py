@@ -19,7 +19,9 @@ same frames give the same poses, bit for bit, stopped and resumed or not.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -47,8 +49,11 @@ from everview.pipeline.streaming.frame_tensors import (
     with_prefix,
 )
 
-_LEAST_SPREAD = 0.15
-"""of a log depth that the network sees, and that another keyframe's point brings"""
+_LEAST_SPREAD = 0.3
+"""of a log depth that the network sees: it errs by less, but over whole regions at once, so that
+its points together are no surer than a few; and of a keyframe's depths before adjusting"""
+_BROUGHT_SPREAD = 0.1
+"""of a log depth that another keyframe's point brings"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class LearnedLimits:
     """of an estimate that may correct younger ones, and that may be a jump"""
     next_shared: float = 0.7
     """a frame of which no keyframe shares more becomes one"""
-    next_support: float = 0.5
+    next_support: float = 0.65
     """so does one whose best estimate is supported less"""
     jump_turn_deg: float = 60.0
     """a turn from one frame to the next that is not believed (after n lost frames, n + 1 times)"""
@@ -102,7 +107,8 @@ class LearnedOdometer:
     """Gives frames their cameras, in order. `to_facts` and `to_tensors` are its whole state.
 
     errors: against the poses that the frames came with, if they did. counts: posed, keyframes,
-    closed (a known place corrected the pose), lost.
+    closed (a known place corrected the pose), lost. sightings: of the last frame, by the numbers of
+    their keyframes, whether it was posed or not.
     """
 
     name = "learned"
@@ -119,6 +125,7 @@ class LearnedOdometer:
         self.limits = limits or LearnedLimits()
         self.errors = TrajectoryErrors()
         self.counts: Counter[str] = Counter()
+        self.sightings: tuple[Sighting, ...] = ()
         self._matcher = matcher or load_matcher()
         self._lens = lens
         self._map = KeyframeMap(self.limits.keyframes, self.limits.window)
@@ -135,6 +142,7 @@ class LearnedOdometer:
         Of a camera it comes with only the intrinsics are used; the pose is what it is measured by.
         Depth, which has another unit, is left out.
         """
+        self.sightings = ()
         camera = self._intrinsics(frame)
         if camera is None:
             return self._refused(frame, "no intrinsics for learned poses")
@@ -143,7 +151,7 @@ class LearnedOdometer:
             return self._given(frame, looked, self._c2w_cv)  # a frozen camera must not seem to move
         if not len(self._map):
             return self._first(frame, looked)
-        sightings = self._sight(looked)
+        self.sightings = sightings = self._sight(looked)
         newest = self._map.newest.reference
         found = average(sightings, newest.nearness, self.limits.least_trust, self.limits.firm_trust)
         if found is None:
@@ -181,7 +189,7 @@ class LearnedOdometer:
         chosen = [newest, *ranked[: self.limits.references - 1]]
         return [keys[number] for number in sorted(chosen)]
 
-    def _sight(self, looked: _Looked) -> list[Sighting]:
+    def _sight(self, looked: _Looked) -> tuple[Sighting, ...]:
         """What the references say, by their numbers, oldest first."""
         keys = self._references(looked)
         sightings = sight(
@@ -191,7 +199,7 @@ class LearnedOdometer:
             [key.reference for key in keys],
             self._step @ self._last,
         )
-        return [replace(one, place=keys[one.place].number) for one in sightings]
+        return tuple(replace(one, place=keys[one.place].number) for one in sightings)
 
     def _doubt(self, found: Located, nearness: float) -> str | None:
         limits = self.limits
@@ -229,10 +237,11 @@ class LearnedOdometer:
 
     def _new_keyframe(self, looked: _Looked, found: Located) -> Tensor:
         """Make the frame one; its pose after adjusting."""
+        pixel = 1.0 / float(looked.intrinsics[0])
         points = looked.code.log_depth.numel()
         depth, weight = torch.zeros(2, points, dtype=torch.float64)
         for one in found.sightings:
-            known = self._map.keyframes[one.place].reference
+            known = self._map.sharpened(one, found.w2c, pixel)
             more = landed(known, found.w2c, one.target, one.weight, looked.intrinsics, looked.size)
             depth, weight = depth + more[0], weight + more[1]
         seen = looked.code.log_depth.cpu().flatten().double()
@@ -241,9 +250,8 @@ class LearnedOdometer:
         if float(is_known.double().mean()) > 0.05:
             self._scale = float((brought - seen)[is_known].median())
         spread = _spread(looked)
-        own, other = spread.square().reciprocal(), is_known / _LEAST_SPREAD**2
+        own, other = spread.square().reciprocal(), is_known / _BROUGHT_SPREAD**2
         prior = -(own * (seen + self._scale) + other * brought) / (own + other)
-        # both err over whole regions at once: together they are no surer than one
         together = (own + other).rsqrt().clamp(min=_LEAST_SPREAD)
         number = self._add(looked, found.w2c, prior, together)
         key = self._map.keyframes[number]
@@ -256,7 +264,7 @@ class LearnedOdometer:
                 back = self._matcher.compare(looked.code, other_key.reference.code)
             target, trust, _ = in_plane(back, other_key.reference.intrinsics)
             self._map.links[number, one.place] = target, trust
-        self._map.refine(1.0 / float(looked.intrinsics[0]))
+        self._map.refine(pixel)
         return self._map.keyframes[number].reference.w2c
 
     def _add(self, looked: _Looked, w2c: Tensor, log_rho: Tensor, spread: Tensor) -> int:
@@ -296,6 +304,11 @@ class LearnedOdometer:
         if image.dtype != np.uint8 or image.ndim != 3 or min(image.shape[:2]) < COARSE:
             return None
         return without_pose(frame, self._lens)
+
+    @property
+    def keyframes(self) -> Mapping[int, Keyframe]:
+        """Those that are kept, by number."""
+        return MappingProxyType(self._map.keyframes)
 
     def points_world(self) -> np.ndarray | None:
         """The points of the newest keyframes, float32 [N, 3]; None before the first frame."""
