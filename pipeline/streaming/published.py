@@ -42,20 +42,19 @@ class Published:
     shelf: SegmentShelf
 
     @cached_property
+    def current(self) -> SceneRenderer:
+        """Of the state that is written alone. Frozen when first looked at; two threads that come
+        together freeze twice, harmlessly."""
+        return SceneRenderer(self.model, self.state, self.answer)
+
+    @cached_property
     def renderer(self) -> Renderer:
-        """Frozen when first looked at; two threads that come together freeze twice, harmlessly."""
-        return renderer_of(self.model, self.state, self.atlas, self.shelf, self.answer)
+        """Of all segments."""
+        return renderer_of(self.current, self.atlas, self.shelf)
 
 
-def renderer_of(
-    model: SceneModel,
-    state: SceneState,
-    atlas: Atlas,
-    shelf: SegmentShelf,
-    answer: Answer | None = None,
-) -> Renderer:
-    """Of a stream's last state and the segments before it. answer: see `SceneRenderer`."""
-    current = SceneRenderer(model, state, answer)
+def renderer_of(current: SceneRenderer, atlas: Atlas, shelf: SegmentShelf) -> Renderer:
+    """Of a stream's last state and the segments before it."""
     return SegmentedRenderer(atlas, current, shelf) if atlas.archived else current
 
 

@@ -1,5 +1,9 @@
 """How long the memory keeps its first chunk: rendered again after every later one.
 
+A segment is a memory of its own: with the next one the next first chunk is drawn, by the state that
+is written, since what is archived forgets nothing. The curve goes on through all of them; the
+half-life is that of the first segment in which the gain has halved.
+
 R(n) is the PSNR of first-chunk frames after n chunks, drawn by the memory alone (a frame bank keeps
 pictures and would hide forgetting). The floor is what one colour, the frame's mean, would reach.
 The half-life is where the gain over that floor has halved; a memory that never gets there has none
@@ -66,12 +70,13 @@ class RetentionProbe:
     """The first chunk's frames that are drawn again, and what that gave so far.
 
     frames: at most a few, as resized. curve: of R(1), R(2), ... in dB, mean over the frames, evenly
-    taken. half: what all of them say.
+    taken. half: what those of this segment say. halved: of the first segment that got there.
     """
 
     frames: tuple[Frame, ...] = ()
     curve: Sampled = field(default_factory=Sampled)
     half: HalfLife = field(init=False)
+    halved: float | None = None
 
     def __post_init__(self) -> None:
         colours = [mean_colour_psnr(frame.image) for frame in self.frames]
@@ -82,6 +87,16 @@ class RetentionProbe:
         """Evenly from the first chunk."""
         places = np.linspace(0, len(chunk) - 1, min(count, len(chunk))).round().astype(int)
         return RetentionProbe(tuple(chunk[place] for place in np.unique(places)))
+
+    def next_segment(self, chunk: Sequence[Frame], count: int) -> RetentionProbe:
+        """Of the segment that begins with this chunk."""
+        probe = RetentionProbe.choose(chunk, count)
+        probe.curve, probe.halved = self.curve, self._halved
+        return probe
+
+    @property
+    def _halved(self) -> float | None:
+        return self.half.result()[0] if self.halved is None else self.halved
 
     def measure(self, renderer: Renderer) -> float | None:
         """Add one point, and return it; renderer: of the state as it is now. None when nothing is
@@ -106,18 +121,20 @@ class RetentionProbe:
         """In chunks, or None and the reason."""
         if not self.frames:
             return None, "retention was not probed"
-        return self.half.result()
+        return self.half.result() if self.halved is None else (self.halved, "")
 
     def to_facts(self) -> dict[str, Any]:
         """For a snapshot; `frames` are the caller's to keep."""
         half = {"first": self.half.first, "last": self.half.last, "chunks": self.half.chunks}
-        return {"curve": self.curve.to_facts(), "half": half | {"count": self.half.count}}
+        half |= {"count": self.half.count}
+        return {"curve": self.curve.to_facts(), "half": half, "halved": self.halved}
 
     @staticmethod
     def from_facts(facts: Mapping[str, Any], frames: Sequence[Frame]) -> RetentionProbe:
         """Inverse of `to_facts`."""
         made = RetentionProbe(tuple(frames), Sampled.from_facts(facts["curve"]))
         made.half = HalfLife(made.half.floor, **facts["half"])
+        made.halved = facts.get("halved")
         return made
 
 

@@ -13,7 +13,7 @@ from everview.models.scene_model import SceneModel
 from everview.models.state import SceneState
 from everview.models.weight_files import WeightsError, load_model
 from everview.pipeline.errors import EnvironmentUnfit, InputRejected
-from everview.pipeline.rendering.renderer import Renderer
+from everview.pipeline.rendering.renderer import Renderer, SceneRenderer
 from everview.pipeline.rendering.survey import MOST_SURVEYED, Survey, survey
 from everview.pipeline.runs import read_run
 from everview.pipeline.streaming.committing import committing, written_by
@@ -47,7 +47,7 @@ class StreamedScene:
 
     def renderer(self) -> Renderer:
         """Of all segments."""
-        return renderer_of(self.model, self.state, self.atlas, self.shelf)
+        return renderer_of(SceneRenderer(self.model, self.state), self.atlas, self.shelf)
 
 
 def open_scene(run: Path, weights: str | None = None, device: str = "auto") -> StreamedScene:

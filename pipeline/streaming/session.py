@@ -298,12 +298,12 @@ class Session:
             rows.append(row)
         self.pending = []
         self.files.write(rows)
-        is_first = state_verdict.is_written and not self.retention.frames
-        if is_first and self.policies.retention_views:
-            self.retention = RetentionProbe.choose(chunk, self.policies.retention_views)
         kept = None
         if self._published is not None:
-            kept = self.retention.measure(self._published.renderer)
+            if self._published.atlas.current.chunks[0] == number and self.policies.retention_views:
+                views = self.policies.retention_views
+                self.retention = self.retention.next_segment(chunk, views)
+            kept = self.retention.measure(self._published.current)
         self.chunks.add(len(chunk), closed, retention_psnr=kept)
         if self.geometry is not None and state_verdict.is_written:
             self.geometry.learn(

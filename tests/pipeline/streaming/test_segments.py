@@ -24,6 +24,7 @@ from everview.pipeline.rendering.renderer import SceneRenderer
 from everview.pipeline.streaming.chunks import read_chunks
 from everview.pipeline.streaming.events import read_events
 from everview.pipeline.streaming.policies import Prequential, StreamPolicies
+from everview.pipeline.streaming.retention import RetentionProbe
 from everview.pipeline.streaming.scenes import open_scene
 from everview.pipeline.streaming.segments.archive import FOLDER, read_segment, read_state
 from everview.pipeline.streaming.segments.atlas import Atlas, Segment
@@ -295,6 +296,48 @@ def test_a_state_that_is_not_finite_begins_no_segment(make, monkeypatch):
     for frame in every[12:]:
         session.push(frame)
     assert [each["chunks"] for each in session.segments.to_facts()] == [[0, 3], [3, 4]]
+
+
+def test_retention_is_of_the_segment_that_is_written_and_asks_nothing_of_the_archive(make):
+    session = make(retention_views=2)
+    every = ahead(24)
+    for frame in every:
+        session.push(frame)
+    assert [each["chunks"] for each in session.segments.to_facts()] == [[0, 2], [2, 4], [4, 6]]
+    assert [frame.index for frame in session.retention.frames] == [16, 19]
+    assert session.retention.half.count == 2  # chunks of this segment
+    assert session.retention.curve.seen == 6  # of the stream
+    assert session._shelf.loads == 0
+    session.snapshot()
+    again = make(retention_views=2)
+    again.restore(load_snapshot(session.out))
+    assert again.retention.to_facts() == session.retention.to_facts()
+
+
+class Drawing:
+    """A renderer of pictures known beforehand."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def memory_images(self, cameras, times):
+        return iter(self.images)
+
+
+def test_a_half_life_that_an_earlier_segment_had_is_kept():
+    probe = RetentionProbe.choose(ahead(4), 2)
+    learned = [frame.image for frame in probe.frames]
+    dull = [np.full_like(image, 128) for image in learned]
+    for images in (learned, dull):
+        probe.measure(Drawing(images))
+    half_life, _ = probe.half_life()
+    assert half_life is not None
+    later = probe.next_segment(ahead(8)[4:], 2)
+    later.measure(Drawing([frame.image for frame in later.frames]))
+    assert later.half_life() == (half_life, "")
+    again = RetentionProbe.from_facts(later.to_facts(), later.frames)
+    assert again.half_life() == (half_life, "")
+    assert later.drift_db is None  # nothing of this segment can have been lost yet
 
 
 def test_where_the_next_frames_tell_no_scale_the_segment_keeps_that_of_the_one_before(make, frames):
