@@ -28,8 +28,8 @@ from everview.pipeline.streaming.snapshots import newest_commit, verify_commit
 
 VERB = "stream"
 _NOTED = ("device", "backends", "gauge", "input", "weights", "stream", "durations_s")
-_FATES = ("held out", "accepted", "rectified", "rejected", "duplicate", "late", "unreadable",
-          "dropped")  # fmt: skip
+# what couldn't be read, was dropped or lost its camera is rejected too
+_FATES = ("held out", "accepted", "rectified", "rejected", "duplicate", "late")
 
 
 @dataclass(frozen=True, eq=False)

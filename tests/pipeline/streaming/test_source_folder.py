@@ -13,6 +13,7 @@ from everview.datasets.errors import DataError
 from everview.datasets.formats.growing_index import END_MARKER, LINES_NAME
 from everview.datasets.writers.posed_image import PosedImage
 from everview.datasets.writers.transforms_json import write_transforms_json
+from everview.pipeline.streaming.completeness import shortcomings
 from everview.pipeline.streaming.config import SourceOptions
 from everview.pipeline.streaming.feeder import Feeder
 from everview.pipeline.streaming.sources.folder import FolderSource
@@ -241,3 +242,4 @@ def test_a_folder_streamed_while_it_is_filled_and_stopped_leaves_the_run_of_the_
     assert watched.metrics["details"]["queue"]["dropped"] == 0
     names = {path.name for path in plain.run.iterdir()}
     assert {path.name for path in watched.run.iterdir()} == names
+    assert shortcomings(watched.run) == []

@@ -25,6 +25,7 @@ from everview.datasets.formats.frame_message import MAGIC, frame_message, open_m
 from everview.models.weight_files import load_model
 from everview.pipeline.errors import TryAgain, UsageError
 from everview.pipeline.streaming.arrivals import DROPPED, Arrival
+from everview.pipeline.streaming.completeness import shortcomings
 from everview.pipeline.streaming.config import SourceOptions
 from everview.pipeline.streaming.feeder import Feeder
 from everview.pipeline.streaming.session import Session
@@ -425,3 +426,4 @@ def test_a_socket_killed_in_mid_stream_leaves_the_run_that_the_capture_itself_le
     assert last_state(out) == last_state(plain.run)
     names = {path.name for path in plain.run.iterdir()}
     assert {path.name for path in out.iterdir()} == names
+    assert shortcomings(out) == []

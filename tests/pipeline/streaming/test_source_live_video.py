@@ -19,6 +19,7 @@ import pytest
 from everview.datasets.errors import DataError
 from everview.pipeline.errors import UsageError
 from everview.pipeline.streaming.arrivals import DROPPED
+from everview.pipeline.streaming.completeness import shortcomings
 from everview.pipeline.streaming.config import SourceOptions
 from everview.pipeline.streaming.feeder import Feeder
 from everview.pipeline.streaming.sources.live_video import LiveVideoSource, _Clock, live_input
@@ -237,5 +238,6 @@ def test_a_stream_over_tcp_ends_with_a_whole_run_directory(config, video, lines,
         )
     names = {path.name for path in plain.run.iterdir()}
     assert {path.name for path in result.run.iterdir()} == names
+    assert shortcomings(result.run) == []
     assert result.metrics["details"]["queue"]["dropped"] == 0
     assert result.metrics["details"]["held_out_frames"] == 5

@@ -18,6 +18,7 @@ from everview.datasets.writers.transforms_json import write_transforms_json
 from everview.pipeline.runs import read_frames
 from everview.pipeline.streaming import feeder as feeding
 from everview.pipeline.streaming.arrivals import DROPPED, Arrival
+from everview.pipeline.streaming.completeness import shortcomings
 from everview.pipeline.streaming.feeder import ArrivalQueue, EndOfStream, Feeder
 from everview.pipeline.streaming.sources import kept as kept_frames
 from everview.pipeline.streaming.sources.captured import CapturedSource
@@ -150,6 +151,7 @@ def test_an_iterator_streams_to_the_same_views_as_the_capture_it_came_from(confi
     result = stream_source(source, config, tmp_path / "iterated")
     assert result.metrics["psnr"] == pytest.approx(plain.metrics["psnr"], abs=1e-9)
     assert {p.name for p in result.run.iterdir()} == {p.name for p in plain.run.iterdir()}
+    assert shortcomings(result.run) == []
     assert len(read_frames(result.run)) == 21
 
 
