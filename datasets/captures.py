@@ -96,3 +96,15 @@ class Capture(ABC):
     @abstractmethod
     def identity(self) -> str:
         """A hash that is equal for equal input (names, sizes, cameras), for `run.json`."""
+
+
+class IndexedCapture(Capture):
+    """A capture of which any frame can be had without those before it."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Frames that can be had."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Frame:
+        """Frame `index` (negative counts from the end); the cursor stays."""

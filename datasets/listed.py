@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from everview.datasets.cameras import Camera
-from everview.datasets.captures import Capture, CaptureInfo, Frame, Skip
+from everview.datasets.captures import Capture, CaptureInfo, Frame, IndexedCapture, Skip
 from everview.datasets.errors import DataError, printable
 from everview.datasets.guards import MAX_PIXELS, image_size
 from everview.datasets.images import (
@@ -62,7 +62,7 @@ class FrameRecord:
     orient: bool = False
 
 
-class ListedCapture(Capture):
+class ListedCapture(IndexedCapture):
     """Frames from records, decoded when asked for; memory doesn't grow with their number.
 
     `skipped` starts with what the reader left out and gains what can't be decoded.

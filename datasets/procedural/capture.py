@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 import torch
 
 from everview.datasets.cameras import Camera, Cameras
-from everview.datasets.captures import Capture, CaptureInfo, Frame, Skip
+from everview.datasets.captures import CaptureInfo, Frame, IndexedCapture, Skip
 from everview.datasets.errors import DataError
 from everview.datasets.listed import check_state
 from everview.datasets.procedural.rendering import render_views
@@ -83,7 +83,7 @@ def _whole(url: str, key: str, text: str) -> int:
     return int(text)
 
 
-class ProceduralCapture(Capture):
+class ProceduralCapture(IndexedCapture):
     """Frames of one procedural scene along its video trajectory, each rendered when it is read.
 
     World in metres, z up; 10 frames/s; exact depth. Memory doesn't grow with the frames: 8 MiB of

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from everview.datasets.captures import Capture, Frame
+from everview.datasets.captures import Capture, Frame, IndexedCapture
 from everview.datasets.errors import DataError, printable
-from everview.datasets.listed import ListedCapture
 from everview.datasets.resampling import fit_frame
 from everview.pipeline.posing.posed_capture import PosedCapture
 from everview.pipeline.streaming.sources.kept import KeptFrames
@@ -50,7 +49,7 @@ def read_again(capture: Capture, wanted: set[int]) -> Iterator[Frame]:
     if isinstance(capture, PosedCapture):
         yield from map(capture.posed, read_again(capture.capture, wanted))
         return
-    if isinstance(capture, ListedCapture):  # no need to decode what lies between
+    if isinstance(capture, IndexedCapture):  # what lies between is neither decoded nor drawn
         yield from (capture[index] for index in sorted(left))
         return
     capture.rewind()

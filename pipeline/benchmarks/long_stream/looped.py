@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from everview.datasets.cameras import Camera
-from everview.datasets.captures import Capture, CaptureInfo, Frame, Skip
+from everview.datasets.captures import CaptureInfo, Frame, IndexedCapture, Skip
 from everview.datasets.listed import check_state
 from everview.datasets.procedural.rendering import render_views
 from everview.datasets.procedural.scenes import draw_scenes
 from everview.datasets.procedural.trajectories import FRAMES_PER_S, draw_cameras
 
 
-class LoopedCapture(Capture):
+class LoopedCapture(IndexedCapture):
     """The first frames of a procedural scene's video, drawn once on `device` and kept; then back to
     the first and on again. Time stamps and numbers rise all the while, 10 frames a second.
 

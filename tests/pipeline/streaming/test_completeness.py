@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from everview.datasets.opening import open_capture
+from everview.datasets.procedural.capture import ProceduralCapture
 from everview.pipeline.errors import InputRejected
 from everview.pipeline.runs import read_frames, write_frames
 from everview.pipeline.streaming.completeness import shortcomings
+from everview.pipeline.streaming.preparing import read_again
 from everview.pipeline.streaming.snapshots import newest_commit
 from everview.pipeline.streaming.stream import stream_capture
 
@@ -95,3 +98,14 @@ def test_another_verbs_run_and_no_run_at_all_are_refused(run, tmp_path):
     for path in (run, tmp_path / "nowhere"):
         with pytest.raises(InputRejected, match="holds no stream"):
             shortcomings(path)
+
+
+def test_of_a_long_procedural_stream_only_what_is_compared_is_drawn_again(monkeypatch):
+    drawn = []
+    render = ProceduralCapture._rendered
+    monkeypatch.setattr(
+        ProceduralCapture, "_rendered", lambda self, i: drawn.append(i) or render(self, i)
+    )
+    capture = open_capture("procedural://orbit?frames=10000&size=8")
+    assert [frame.index for frame in read_again(capture, {9999, 5})] == [5, 9999]
+    assert drawn == [5, 9999]
