@@ -21,7 +21,13 @@ from pathlib import Path
 import psutil
 
 from everview.pipeline.runs.atomic import write_json
-from everview.workflows.faults import long_streams, one_process, one_stream, several_ranks
+from everview.workflows.faults import (
+    ended_stream,
+    long_streams,
+    one_process,
+    one_stream,
+    several_ranks,
+)
 from everview.workflows.faults.trial import Unmet
 
 Run = Callable[[int, Path], float]
@@ -73,16 +79,16 @@ ROWS = (
         "change ends a chunk and is named; one state, no larger; PSNR within 0.5 dB of one size",
         one_stream.changed_shape, 5),
     Row("14", "stream: SIGKILL at a touch of a file, on a line with duplicates, disorder, damage",
-        "rows, trajectory, state, events, bit for bit", one_stream.killed, 20),
+        "rows, trajectory, state, events, bit for bit", ended_stream.killed, 20),
     Row("14b", "stream: the same, on a walk of several segments", "the same, and the same archived "
-        "segments", one_stream.killed_between_segments, 10),
+        "segments", ended_stream.killed_between_segments, 10),
     Row("15", "stream: a viewer that takes ten times as long to look as views take to draw",
         "at least 90 % of the frames/s without it; resident memory within 10 %",
         long_streams.slow_viewer, 5),
     Row("16", "disk full", "exit code 75; with room again, curve and weights",
         one_process.disk_full, 5),
     Row("16b", "stream: disk full", "exit code 75; with room again, rows, trajectory, state",
-        one_stream.stream_disk_full, 3),
+        ended_stream.stream_disk_full, 3),
     Row("17", "training fed by Ray Data: three times as many blocks as a store of 200 MiB holds",
         "no crash; every block once, in order, as made; memory bounded",
         long_streams.small_object_store, 3),
