@@ -1,3 +1,3 @@
 """Published weights: one folder a name, with a card. Loaded by `everview.models.weight_files`."""
 
-DEFAULT_WEIGHTS = "first_light"
+DEFAULT_WEIGHTS = "base"
