@@ -24,7 +24,7 @@ from everview.pipeline.runs.frames import JOURNAL_NAME
 from everview.pipeline.runs.metrics import FLOORS, METRIC_KEYS
 from everview.pipeline.streaming.chunks import read_chunks
 from everview.pipeline.streaming.gate.verdicts import WRITTEN
-from everview.pipeline.streaming.snapshots import newest_commit, verify_commit
+from everview.pipeline.streaming.snapshots import newest_commit, numbers_of, verify_commit
 
 VERB = "stream"
 _NOTED = ("device", "backends", "gauge", "input", "weights", "stream", "durations_s")
@@ -118,9 +118,8 @@ def _snapshot(run: _Finished) -> Iterator[str]:
         yield "there is no snapshot to render from"
         return
     verify_commit(commit)
-    absorbed, arrived = (int(part) for part in commit.name.split("-"))
     stream = run.record["stream"]
-    if (absorbed, arrived) != (stream["chunks"]["count"], stream["counts"]["received"]):
+    if numbers_of(commit) != (stream["chunks"]["count"], stream["counts"]["received"]):
         yield f"the newest snapshot, {commit.name}, is not of the stream's end"
 
 

@@ -129,6 +129,12 @@ def newest_commit(run: Path) -> Path | None:
     return commits[-1] if commits else None
 
 
+def numbers_of(commit: Path) -> tuple[int, int]:
+    """Of a commit: chunks absorbed, and frames received."""
+    chunks, received, *_ = commit.name.split("-")
+    return int(chunks), int(received)
+
+
 def verify_commit(commit: Path) -> None:
     """Compare a commit with its manifest, sizes first. Raises InputRejected naming the file."""
     manifest = _read_json(commit / MANIFEST)
@@ -179,8 +185,8 @@ def _commits(root: Path) -> list[Path]:
 def _new_place(root: Path, chunks: int, received: int) -> Path:
     """After a commit of the same numbers, at the end of a stream for instance, one more: at no
     moment may there be none of the two."""
-    known = [path.name.split("-") for path in _commits(root)]
-    same = [name for name in known if (int(name[0]), int(name[1])) == (chunks, received)]
+    known = [path for path in _commits(root) if numbers_of(path) == (chunks, received)]
+    same = [path.name.split("-") for path in known]
     name = f"{chunks:08d}-{received}"
     return root / (f"{name}-{int(same[-1][2]) + 1 if same[-1][2:] else 1}" if same else name)
 

@@ -34,7 +34,7 @@ class KeptFrames(Capture):
         """most: frames on disk, at least a block; each takes 3 bytes a pixel, 7 with depth."""
         self.folder, self.info, self.skipped = run / FOLDER, info, []
         self._most, self._every = max(most, _BLOCK), self._stored_every()
-        found = self.folder.glob("*.safetensors")
+        found = sorted(self.folder.glob("*.safetensors"))
         self._files = {int(file.stem): file for file in found if file.stem.isdecimal()}
         self._let_go()  # an attempt may have been killed while it did
 

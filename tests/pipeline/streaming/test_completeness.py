@@ -50,6 +50,15 @@ def test_a_finished_stream_lacks_nothing(run):
     assert shortcomings(run) == []
 
 
+def aged(run):
+    """The only snapshot that is left is of a moment before the end."""
+    newest = newest_commit(run)
+    newest.rename(run / "kept")
+    shutil.rmtree(newest.parent)
+    newest.parent.mkdir()
+    (run / "kept").rename(newest.parent / "00000001-8")
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -71,7 +80,8 @@ def test_a_finished_stream_lacks_nothing(run):
         (lambda run: write_frames(run, read_frames(run)[2:]), "frames.parquet has 15"),
         (lambda run: (run / "chunks.jsonl").write_text(""), "chunks.jsonl 0"),
         (lambda run: cut(newest_commit(run) / "state.safetensors"), "its manifest says"),
-        (lambda run: shutil.rmtree(newest_commit(run)), "not of the stream's end"),
+        (lambda run: shutil.rmtree(run / "snapshot"), "no snapshot to render from"),
+        (aged, "not of the stream's end"),
         (lambda run: first(run, "views/*_memory.png").unlink(), "_memory.png"),
         (lambda run: cut(first(run, "depth/*.npz")), "pictures: "),
         (lambda run: cut(run / "points.ply"), "geometry: "),
