@@ -13,7 +13,6 @@ With `--still` nothing moves: what a span costs there.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from everview.datasets.procedural.rendering import render_views
 from everview.datasets.procedural.trajectories import FRAMES_PER_S, draw_cameras
 from everview.models.scene_model import SceneModel
 from everview.models.weights import DEFAULT_WEIGHTS
+from everview.pipeline.benchmarks.command import command, markdown, say
 from everview.pipeline.benchmarks.walk import Score, mean, score
 from everview.pipeline.runs import describe_host, library_versions, write_json
 from everview.pipeline.streaming.policies import Prequential, StreamPolicies
@@ -146,8 +146,7 @@ def measure(model: SceneModel, moving: Moving, segments: Segments, chunk: int, o
 
 def table(rows: Sequence[Row]) -> str:
     """In Markdown."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *(row.cells() for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(COLUMNS, (row.cells() for row in rows))
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -176,13 +175,13 @@ def main(words: Sequence[str] | None = None) -> int:
     for world, seed in zip(given.worlds, given.seeds, strict=True):
         moves = str(not given.still).lower()
         url = f"procedural://{world}?seed={seed}&frames={given.frames}&size={given.size}"
-        _say(f"drawing {url}&dynamic={moves}")
+        say(f"drawing {url}&dynamic={moves}")
         moving = Moving.of(f"{url}&dynamic={moves}")
         for span in given.span:
             segments = replace(Segments(), span=span)
             with tempfile.TemporaryDirectory(prefix="everview-moving-") as folder:
                 rows.append(measure(model, moving, segments, given.chunk, Path(folder)))
-            _say(" ".join(rows[-1].cells()))
+            say(" ".join(rows[-1].cells()))
             if given.out is not None:
                 write_json(given.out, _record(given, rows))
     print(table(rows))
@@ -217,9 +216,5 @@ def _record(given: argparse.Namespace, rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    command("moving", main)

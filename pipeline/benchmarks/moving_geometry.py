@@ -24,6 +24,7 @@ from everview.datasets.captures import Frame
 from everview.datasets.procedural.capture import ProceduralCapture, parse_procedural
 from everview.datasets.procedural.rendering import render_views
 from everview.models.weights import DEFAULT_WEIGHTS
+from everview.pipeline.benchmarks.command import command
 from everview.pipeline.streaming.config import StreamConfig
 from everview.pipeline.streaming.outputs import live_geometry
 from everview.pipeline.streaming.policies import StreamPolicies
@@ -117,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command("moving_geometry", main)

@@ -12,7 +12,6 @@ differ in `reach`, 0 being one segment for the whole walk.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ from everview.datasets.procedural import open_procedural
 from everview.datasets.procedural.capture import WalkCapture
 from everview.models.scene_model import SceneModel
 from everview.models.weights import DEFAULT_WEIGHTS
+from everview.pipeline.benchmarks.command import command, markdown, say
 from everview.pipeline.runs import describe_host, library_versions, write_json
 from everview.pipeline.streaming.policies import Prequential, StreamPolicies
 from everview.pipeline.streaming.retention import image_psnr
@@ -166,8 +166,7 @@ def walked(
 
 def table(rows: Sequence[Row]) -> str:
     """In Markdown."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *(row.cells() for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(COLUMNS, (row.cells() for row in rows))
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -190,7 +189,7 @@ def main(words: Sequence[str] | None = None) -> int:
     capture = open_procedural(url)
     assert isinstance(capture, WalkCapture)
     walk = capture.walk
-    _say(f"{walk.reach_m:.0f} m out and back, {walk.rooms()} rooms: drawing {given.frames} frames")
+    say(f"{walk.reach_m:.0f} m out and back, {walk.rooms()} rooms: drawing {given.frames} frames")
     frames, judged = list(capture), Judged.of(capture)
     model = open_model(given.weights, given.device)
     rows: list[Row] = []
@@ -199,7 +198,7 @@ def main(words: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="everview-walk-") as folder:
             row = walked(model, frames, judged, capture, segments, given.chunk, Path(folder))
         rows.append(row)
-        _say(" ".join(row.cells()))
+        say(" ".join(row.cells()))
         if given.out is not None:
             write_json(given.out, _record(given, capture, rows))
     print(table(rows))
@@ -221,9 +220,5 @@ def _record(given: argparse.Namespace, capture: WalkCapture, rows: Sequence[Row]
     }
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    command("walk", main)

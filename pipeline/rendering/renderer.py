@@ -36,13 +36,23 @@ class Renderer(Protocol):
         cameras: Sequence[Camera],
         times_s: Sequence[float | None] | None = None,
         with_memory: bool = False,
-    ) -> Iterator[AskedViews]: ...
+    ) -> Iterator[AskedViews]:
+        """As `render`, a few views at a time, without waiting for a device to draw them."""
+        ...
+
     def render(
         self,
         cameras: Sequence[Camera],
         times_s: Sequence[float | None] | None = None,
         with_memory: bool = False,
-    ) -> Iterator[RenderedView]: ...
+    ) -> Iterator[RenderedView]:
+        """Yield one view per camera, in order. Sides must be multiples of the model's patch.
+
+        with_memory: also draw what the memory alone gives (twice the work).
+        """
+        for asked in self.ask(cameras, times_s, with_memory):
+            yield from asked.views()
+
     def depth_of(self, camera: Camera, image: np.ndarray, time_s: float | None) -> RenderedView: ...
     def memory_images(
         self, cameras: Sequence[Camera], times_s: Sequence[float | None]
@@ -50,7 +60,7 @@ class Renderer(Protocol):
     def answered_by(self, answer: Answer) -> Renderer: ...
 
 
-class SceneRenderer:
+class SceneRenderer(Renderer):
     """Cameras in, pictures out, from one state that never changes.
 
     Safe to use from several threads beside a session that observes: nothing here is written.
@@ -76,25 +86,12 @@ class SceneRenderer:
         times_s: Sequence[float | None] | None = None,
         with_memory: bool = False,
     ) -> Iterator[AskedViews]:
-        """As `render`, a few views at a time, without waiting for a device to draw them."""
+        """See Renderer.ask."""
         times = [None] * len(cameras) if times_s is None else list(times_s)
         heads = ("rgb", "depth", "confidence", *(("memory_rgb",) if with_memory else ()))
         for start, stop in self._batches(cameras):
             asked, when = cameras[start:stop], times[start:stop]
             yield AskedViews(asked, when, self._ask(self._query(asked, when), heads))
-
-    def render(
-        self,
-        cameras: Sequence[Camera],
-        times_s: Sequence[float | None] | None = None,
-        with_memory: bool = False,
-    ) -> Iterator[RenderedView]:
-        """Yield one view per camera, in order. Sides must be multiples of the model's patch.
-
-        with_memory: also draw what the memory alone gives (twice the work).
-        """
-        for asked in self.ask(cameras, times_s, with_memory):
-            yield from asked.views()
 
     def depth_of(self, camera: Camera, image: np.ndarray, time_s: float | None) -> RenderedView:
         """Look at a frame that has an image: the same outputs, with the image as a clue."""

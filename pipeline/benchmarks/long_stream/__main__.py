@@ -15,6 +15,7 @@ import torch
 
 from everview.models import config as models
 from everview.models.scene_model import SceneModel
+from everview.pipeline.benchmarks.command import command
 from everview.pipeline.benchmarks.long_stream.asking import Asking
 from everview.pipeline.benchmarks.long_stream.looped import LoopedCapture
 from everview.pipeline.benchmarks.long_stream.measuring import (
@@ -23,7 +24,7 @@ from everview.pipeline.benchmarks.long_stream.measuring import (
     load_average,
 )
 from everview.pipeline.benchmarks.results import WrongResult
-from everview.pipeline.errors import EverviewError, UsageError, exit_code_of
+from everview.pipeline.errors import UsageError
 from everview.pipeline.runs import write_json
 from everview.pipeline.runs.frames import frame_rows
 from everview.pipeline.streaming.feeder import Feeder
@@ -187,8 +188,4 @@ def measure(
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except EverviewError as error:
-        print(f"long_stream: {error}", file=sys.stderr)
-        sys.exit(exit_code_of(error))
+    command("long_stream", main)

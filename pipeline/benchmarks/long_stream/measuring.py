@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from everview.kernels.backend import backends_in_use
+from everview.pipeline.benchmarks.command import markdown
 from everview.pipeline.runs import library_versions
 from everview.pipeline.runs.provenance import describe_device, describe_host
 from everview.pipeline.streaming.memory_use import resident_mib
@@ -170,9 +171,7 @@ class LongStreamReport:
 
     def table(self) -> str:
         """In Markdown."""
-        lines = [COLUMNS, ("---",) * len(COLUMNS)]
-        lines += [row.cells(self.rows[0]) for row in self.rows]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return markdown(COLUMNS, (row.cells(self.rows[0]) for row in self.rows))
 
     def circumstances(self) -> str:
         """Below the table."""

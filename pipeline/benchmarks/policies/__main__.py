@@ -6,15 +6,14 @@ python -m everview.pipeline.benchmarks.policies [--only surprise] [--seeds 3 5] 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 
 from everview.models.weights import DEFAULT_WEIGHTS
+from everview.pipeline.benchmarks.command import command, markdown, say
 from everview.pipeline.benchmarks.policies.ablation import COLUMNS, run_ablation, table_rows
 from everview.pipeline.benchmarks.policies.loops import Loop
-from everview.pipeline.errors import EverviewError, exit_code_of
 from everview.pipeline.streaming.scenes import open_model
 
 
@@ -39,20 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
         for dynamic in (False, True)
     ]
     model = open_model(given.weights, given.device)
-    report = run_ablation(model, given.weights, loops, given.out, _say, given.only)
-    print("| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS))
-    for row in table_rows(report):
-        print("| " + " | ".join(row) + " |")
+    report = run_ablation(model, given.weights, loops, given.out, say, given.only)
+    print(markdown(COLUMNS, table_rows(report)))
     return 0
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except EverviewError as error:
-        _say(f"policies: {error}")
-        sys.exit(exit_code_of(error))
+    command("policies", main)

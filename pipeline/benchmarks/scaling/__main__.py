@@ -4,12 +4,11 @@ command line isn't installed."""
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from everview.pipeline.benchmarks.command import command, markdown, say
 from everview.pipeline.benchmarks.scaling.entries import ENTRIES, chosen
 from everview.pipeline.benchmarks.scaling.rows import COLUMNS, Setting, run_benchmarks, table_rows
-from everview.pipeline.errors import EverviewError, exit_code_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,20 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shards", nargs="*", default=(), help="a set of the feed's size")
     given = parser.parse_args(arguments)
     setting = Setting.here(given.device, given.ranks, given.seconds, given.shards, given.small)
-    report = run_benchmarks(chosen(given.rows), setting, given.out, _say)
-    print("| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS))
-    for cells in table_rows(report):
-        print("| " + " | ".join(cells) + " |")
+    report = run_benchmarks(chosen(given.rows), setting, given.out, say)
+    print(markdown(COLUMNS, table_rows(report)))
     return int(any(row["failure"] for row in report["rows"]))
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except EverviewError as error:
-        _say(f"scaling: {error}")
-        sys.exit(exit_code_of(error))
+    command("scaling", main)

@@ -14,7 +14,7 @@ from everview.datasets.cameras import Camera
 from everview.models.captured import Answer
 from everview.models.scene_model import SceneModel
 from everview.pipeline.rendering.asked import AskedViews, RenderedView
-from everview.pipeline.rendering.renderer import SceneRenderer
+from everview.pipeline.rendering.renderer import Renderer, SceneRenderer
 from everview.pipeline.streaming.segments.archive import read_state
 from everview.pipeline.streaming.segments.atlas import Atlas, Segment
 
@@ -49,7 +49,7 @@ class SegmentShelf:
             return kept
 
 
-class SegmentedRenderer:
+class SegmentedRenderer(Renderer):
     """As `SceneRenderer`, of all segments of a stream; never changes, safe from several threads."""
 
     def __init__(self, atlas: Atlas, current: SceneRenderer, shelf: SegmentShelf):
@@ -75,16 +75,6 @@ class SegmentedRenderer:
             one = self._of(chosen[start])
             yield from one.ask(cameras[start:stop], times[start:stop], with_memory)
             start = stop
-
-    def render(
-        self,
-        cameras: Sequence[Camera],
-        times_s: Sequence[float | None] | None = None,
-        with_memory: bool = False,
-    ) -> Iterator[RenderedView]:
-        """As `SceneRenderer.render`: one view per camera, in order."""
-        for asked in self.ask(cameras, times_s, with_memory):
-            yield from asked.views()
 
     def depth_of(self, camera: Camera, image: np.ndarray, time_s: float | None) -> RenderedView:
         """As `SceneRenderer.depth_of`."""
