@@ -26,7 +26,7 @@ from everview.datasets.captures import CaptureInfo, Frame, Skip
 from everview.datasets.errors import DataError
 from everview.datasets.formats.frame_message import FrameMessage, open_message
 from everview.pipeline.errors import EnvironmentUnfit, UsageError
-from everview.pipeline.runs import disk_errors
+from everview.pipeline.runs.atomic import replacing
 from everview.pipeline.streaming.arrivals import Arrival
 from everview.pipeline.streaming.config import SourceOptions
 from everview.pipeline.streaming.sources.conversation import Conversation, Received
@@ -306,10 +306,10 @@ class IngestSource(PassingSource):
         return problem is None
 
     def _write_address(self, url: str) -> None:
-        with disk_errors(self._address_file):
-            self._address_file.unlink(missing_ok=True)
+        # whole or not at all: senders read it as soon as it is there
+        with replacing(self._address_file) as temporary:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            with os.fdopen(os.open(self._address_file, flags, 0o600), "w") as file:
+            with os.fdopen(os.open(temporary, flags, 0o600), "w") as file:
                 json.dump({"url": url, "token": self._token}, file)
 
 
