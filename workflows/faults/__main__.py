@@ -64,7 +64,8 @@ ROWS = (
     Row("10", "stream: NaN, black, blank, frozen frames, 1 in 50 each", "state finite, and that of "
         "a stream without them, bit for bit", one_stream.kept_out, 5),
     Row("10b", "stream: blurred, dark, reddish frames, 1 in 25 each", "held-out PSNR within 0.3 dB "
-        "of no faults, and at least that of an open gate", one_stream.mended, 5),
+        "of a line that loses blurred and rejected frames and spoils none, and at least that of an "
+        "open gate", one_stream.mended, 5),
     Row("10c", "stream: none, in fox, hololens60, gso_toy at 128 and 256 px", "no frame doubted or "
         "rejected", one_stream.clean_captures, 6),
     Row("10d", "stream: none, in procedural rooms", "at most 1 frame in 100 rejected",

@@ -36,7 +36,7 @@ class Fault:
     that comes twice. reorder: places that a frame is off by at most. late: frames that come later
     than any window. gaps_s: seconds that the clock jumps ahead, each once, and back once. reshaped:
     how often the resolution or the orientation changes. resampled: the changed pictures, but at the
-    size of the others."""
+    size of the others. lost: numbers of frames that never come."""
 
     kinds: tuple[str, ...] = ()
     share: float = 0.0
@@ -46,6 +46,7 @@ class Fault:
     gaps_s: tuple[float, ...] = ()
     reshaped: int = 0
     resampled: bool = False
+    lost: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Line:
         each = round(fault.share * count)
         for place, number in enumerate(chance.sample(order[_SETTLED:], each * len(fault.kinds))):
             wrong[number] = fault.kinds[place % len(fault.kinds)]
-        order = [number for number in order if wrong.get(number) != ABSENT]
+        absent = {number for number, kind in wrong.items() if kind == ABSENT} | set(fault.lost)
+        order = [number for number in order if number not in absent]
         keys = [place + chance.uniform(0, fault.reorder + 1) for place in range(len(order))]
         order = [number for _, number in sorted(zip(keys, order, strict=True))]
         for number in chance.sample(order[_SETTLED : count // 2], fault.late):

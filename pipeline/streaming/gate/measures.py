@@ -10,10 +10,12 @@ from functools import cached_property
 
 import numpy as np
 
+from everview.datasets.cameras import Camera
 from everview.datasets.images import LUMA
 
 _TAPS = 5
 _BLOCK = 8
+_RAYS = 16
 _CLIPPED = (2, 253)
 
 
@@ -109,6 +111,22 @@ def difference(image: np.ndarray, other: np.ndarray) -> float:
     # in bytes and whole numbers throughout: exact, and five times as fast as by way of int16
     apart = np.maximum(image, other) - np.minimum(image, other)
     return int(apart.sum(dtype=np.uint64)) / apart.size
+
+
+def shared_directions(camera: Camera, other: Camera) -> float:
+    """Share of a camera's directions, over its picture, that `other` sees too: what both show of
+    things far away, and nearly that of near ones where neither has moved far."""
+    across, down = (np.arange(_RAYS) + 0.5)[None] / _RAYS, (np.arange(_RAYS) + 0.5)[:, None] / _RAYS
+    x, y = np.broadcast_arrays(
+        (across * camera.width - camera.cx) / camera.fx,
+        (down * camera.height - camera.cy) / camera.fy,
+    )
+    rays = np.stack([x, y, np.ones_like(x)], -1)
+    right, low, ahead = np.moveaxis(rays @ camera.c2w_cv[:3, :3].T @ other.c2w_cv[:3, :3], -1, 0)
+    ahead = np.where(ahead > 0, ahead, np.nan)  # behind it: outside
+    column, row = other.fx * right / ahead + other.cx, other.fy * low / ahead + other.cy
+    inside = (column >= 0) & (column <= other.width) & (row >= 0) & (row <= other.height)
+    return float(inside.mean())
 
 
 def clipped_share(image: np.ndarray) -> float:

@@ -8,6 +8,8 @@ begin anew; the idea is AgentDropout's firewall (2602.23258), with numbers for i
 
 Blur and exposure are judged by the running medians and by the last written frame, whichever says
 less: a fault is there from one frame to the next, a plainer or darker wall is come to by turning.
+A blurred frame is written all the same where the camera turned away from what the last written one
+shows, as fast turns blur: a soft look at a place is worth more than none. It changes no median.
 
 A frame that can't be written at all (no camera, not finite) never passes. Nor does a
 picture that stays the same while its camera moves: one of the two is false.
@@ -35,6 +37,8 @@ from everview.pipeline.streaming.gate.verdicts import ACCEPTED, Judged, Verdict
 Predict = Callable[[Frame], np.ndarray | None]
 """What the memory expects to be seen by a frame's camera, uint8 [H, W, 3]; None if nothing yet."""
 
+_ONLY_LOOK = "blurred, but the camera turned"
+
 
 @dataclass
 class WriteGate:
@@ -58,7 +62,7 @@ class WriteGate:
             return Judged(frame, Verdict("rejected", reason))
         look = look or Look(frame.image)
         judged = self._repeated(frame) or self._empty(frame, look) or self._blurred(frame, look)
-        judged = judged or self._exposed(frame, look, predict) or Judged(frame, ACCEPTED)
+        judged = judged or self._exposed(frame, look, predict) or self._accepted(frame, look)
         if not judged.verdict.is_written:
             self.in_a_row += 1
             if self.in_a_row <= self.limits.patience or self._contradicts(frame):
@@ -120,14 +124,26 @@ class WriteGate:
         return None
 
     def _blurred(self, frame: Frame, look: Look) -> Judged | None:
+        share = self._softened(look)
+        if share is None or self._turned_away(frame):
+            return None
+        return Judged(frame, Verdict("rejected", "blurred", share))
+
+    def _softened(self, look: Look) -> float | None:
+        """Of a blurred picture the share of the usual sharpness that is left; None for others."""
         if len(self.blurs) < self.limits.warm_up:
             return None
         softest = min(median(self.sharpnesses), self.sharpnesses[-1])
         share = look.sharpness / max(softest, 1e-6)
         added = look.blur - max(median(self.blurs), self.blurs[-1])
-        if share >= self.limits.sharpness or added <= self.limits.blurrier:
-            return None
-        return Judged(frame, Verdict("rejected", "blurred", share))
+        is_blurred = share < self.limits.sharpness and added > self.limits.blurrier
+        return share if is_blurred else None
+
+    def _turned_away(self, frame: Frame) -> bool:
+        """From the directions that the last written frame shows."""
+        if self.written is None or self.written.camera is None or frame.camera is None:
+            return False
+        return measures.shared_directions(frame.camera, self.written.camera) < self.limits.covered
 
     def _exposed(self, frame: Frame, look: Look, predict: Predict) -> Judged | None:
         if len(self.brightnesses) < self.limits.warm_up or self.written is None:
@@ -154,6 +170,10 @@ class WriteGate:
             return None
         return Judged(frame, Verdict("rejected", "exposure jump", stops))
 
+    def _accepted(self, frame: Frame, look: Look) -> Judged:
+        share = self._softened(look)
+        return Judged(frame, ACCEPTED if share is None else Verdict("accepted", _ONLY_LOOK, share))
+
     def _contradicts(self, frame: Frame) -> bool:
         """The same picture from another place."""
         previous = self.previous
@@ -171,13 +191,10 @@ class WriteGate:
         return Judged(judged.frame, Verdict("accepted", reason, judged.verdict.measured), True)
 
     def _note(self, came: Frame, written: Frame, look: Look) -> None:
-        for running, value in (
-            (self.blurs, look.blur),
-            (self.sharpnesses, look.sharpness),
-            (self.brightnesses, look.brightness),
-        ):
-            running.append(value)
-            del running[: -self.limits.memory]
+        if self._softened(look) is None:
+            _append(self.blurs, look.blur, self.limits.memory)
+            _append(self.sharpnesses, look.sharpness, self.limits.memory)
+        _append(self.brightnesses, look.brightness, self.limits.memory)
         self.previous, self.written = came, written
         self.in_a_row = 0
 
@@ -200,3 +217,8 @@ class WriteGate:
             setattr(self, name, [float(value) for value in facts[name]])
         self.in_a_row = int(facts["in_a_row"])
         self.previous, self.written = previous, written
+
+
+def _append(running: list[float], value: float, memory: int) -> None:
+    running.append(value)
+    del running[:-memory]

@@ -237,3 +237,32 @@ def test_only_pictures_are_looked_at(scene):
     image = scene[0].image
     assert Look.whole(image.astype(np.float32)) is None
     assert Look.whole(image[..., 0]) is None
+
+
+def test_a_blurred_frame_is_written_where_the_camera_turned_away_and_changes_no_median(gate, scene):
+    """Fast turns blur, and what they pass is seen by nothing else."""
+    usual = list(gate.blurs), list(gate.sharpnesses)
+    turned = replace(scene[10].camera, c2w_cv=scene[9].camera.c2w_cv @ turn_about_y(30))
+    soft = replace(scene[10], image=blurred(scene[10].image, 2.5), camera=turned)
+    verdict = gate.judge(soft, nothing_yet).verdict
+    assert (verdict.kind, verdict.reason) == ("accepted", "blurred, but the camera turned")
+    assert verdict.measured < LIMITS.sharpness
+    assert (gate.blurs, gate.sharpnesses) == usual
+    beside = replace(scene[11], image=blurred(scene[11].image, 2.5), camera=turned)
+    assert gate.judge(beside, nothing_yet).verdict.reason == "blurred"
+
+
+@pytest.mark.parametrize(("degrees", "share"), [(0, 1.0), (30, 0.5), (180, 0.0)])
+def test_shared_directions_are_those_that_both_pictures_hold(scene, degrees, share):
+    """Of a field of view of 60 degrees, a turn by 30 leaves the half that straight rays fill."""
+    focal = 32 / math.tan(math.radians(30))
+    camera = replace(scene[0].camera, fx=focal, fy=focal, cx=32.0, cy=32.0)
+    other = replace(camera, c2w_cv=camera.c2w_cv @ turn_about_y(degrees))
+    assert measures.shared_directions(camera, other) == pytest.approx(share, abs=0.13)
+
+
+def turn_about_y(degrees):
+    turn = np.eye(4)
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turn[:3, :3] = [[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]]
+    return turn
