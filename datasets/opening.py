@@ -19,9 +19,11 @@ from everview.datasets.formats import (
     tum,
     video,
 )
-from everview.datasets.guards import MAX_PIXELS
+from everview.datasets.guards import MAX_PIXELS, file_exists
 from everview.datasets.images import WHITE, Colour
 from everview.datasets.listed import ReadOptions
+from everview.datasets.shards.capture import open_scene_capture
+from everview.datasets.shards.manifest import MANIFEST_NAME
 
 # In order of precedence: what states cameras comes before what doesn't.
 READERS: tuple[ModuleType, ...] = (
@@ -44,7 +46,8 @@ def open_capture(
     allow_external_paths: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Capture:
-    """Open a file, a folder or a `procedural://` URL as a capture; nothing is decoded yet.
+    """Open a file, a folder, a scene of a shard set (SET#SCENE) or a `procedural://` URL as a
+    capture; nothing is decoded yet.
 
     background: sRGB colour under transparent pixels. allow_external_paths: follow paths and links
     that leave the capture's folder. max_pixels: images and videos larger than this are refused.
@@ -58,6 +61,8 @@ def open_capture(
         return open_procedural(text)
     if "://" in text:
         raise DataError(f"{text} is a URL; download it first and give the file or folder")
+    if "#" in text and is_shard_set(Path(text.rpartition("#")[0])):
+        return open_scene_capture(text)
     path = _existing(Path(source))
     options = ReadOptions(background, allow_external_paths, max_pixels)
     others = []
@@ -77,6 +82,11 @@ def open_capture(
         note = f"also looks like {', '.join(others)}; give that file or folder to read it instead"
         capture.info = replace(capture.info, notes=(*capture.info.notes, note))
     return capture
+
+
+def is_shard_set(path: Path) -> bool:
+    """Whether a folder is what `everview prepare` makes."""
+    return file_exists(path / MANIFEST_NAME)
 
 
 def _existing(path: Path) -> Path:

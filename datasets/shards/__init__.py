@@ -1,5 +1,6 @@
 """Shards: posed multi-view data as uint8 views with depth, in verified files of at most 16 MiB."""
 
+from everview.datasets.shards.capture import SceneCapture, open_scene_capture, scene_titles
 from everview.datasets.shards.cursor import SceneCursor, epoch_order
 from everview.datasets.shards.manifest import Manifest, ShardFile, ShardScene
 from everview.datasets.shards.places import Place, open_place
@@ -15,6 +16,7 @@ __all__ = [
     "Origin",
     "Place",
     "PosedScene",
+    "SceneCapture",
     "SceneCursor",
     "ShardFile",
     "ShardScene",
@@ -22,8 +24,10 @@ __all__ = [
     "ShardWriter",
     "epoch_order",
     "open_place",
+    "open_scene_capture",
     "open_shards",
     "pack_scene",
+    "scene_titles",
     "split_by_name",
     "write_manifest",
     "write_shards",

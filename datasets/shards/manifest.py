@@ -70,6 +70,11 @@ class ShardScene:
         )
 
     @property
+    def title(self) -> str:
+        """Name and variant in one word, as `PosedScene.title`."""
+        return f"{self.name}/{self.variant}" if self.variant else self.name
+
+    @property
     def has_depth(self) -> bool:
         """Whether any view may have depth."""
         return self.depth_unit > 0

@@ -14,12 +14,14 @@ _PATCH = 8
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """A capture or a protocol. Raises UsageError with the value, the limit and the reason."""
+    """A capture, a protocol or a set of shards. Raises UsageError with the value, the limit and the reason."""
 
     capture: str | None = None
     """a folder, a file or a procedural:// URL"""
     protocol: str | None = None
     """a named set of scenes instead of one capture: procedural"""
+    shards: str | None = None
+    """judge every scene of a set that `everview prepare` made"""
     inputs: int | None = None
     """observe N frames spread over the capture as one set and judge the rest
     (default: hold out every 8th frame and stream the rest in chunks of 8)"""
@@ -40,8 +42,10 @@ class EvaluationConfig:
     """auto, cpu, cuda or cuda:N"""
 
     def __post_init__(self) -> None:
-        if (self.capture is None) == (self.protocol is None):
-            raise UsageError("evaluate needs either --capture CAPTURE or --protocol NAME")
+        if sum(which is not None for which in (self.capture, self.protocol, self.shards)) != 1:
+            raise UsageError(
+                "evaluate needs one of --capture CAPTURE, --protocol NAME and --shards SET"
+            )
         if self.protocol is not None and self.protocol not in PROTOCOLS:
             raise UsageError(
                 f"there is no protocol {self.protocol!r}; there is {', '.join(PROTOCOLS)}"

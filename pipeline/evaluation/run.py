@@ -1,4 +1,4 @@
-"""`everview evaluate`: a capture or a protocol through a model, into a run directory and a table.
+"""`everview evaluate`: a capture, a protocol or a set of shards through a model, into a run directory and a table.
 
 Scenes are isolated: one that fails is named and the others go on. A scene that was judged is kept,
 so the same command again judges only what is left.
@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save
 
 from everview.datasets.errors import DataError
+from everview.datasets.shards import open_shards, scene_titles
 from everview.models.scene_model import SceneModel
 from everview.models.weight_files import weights_folder
 from everview.pipeline.cluster import ClusterConfig
@@ -78,7 +79,7 @@ def evaluate(
     """
     _check_workers(config, workers, model, where)
     jobs = _jobs(config)
-    subject = Path(config.capture).name if config.capture else str(config.protocol)
+    subject = Path(config.capture or config.shards or str(config.protocol)).name
     out = out or default_run_path("evaluate", subject or "capture", config)
     # what can't be used is refused before anything is written
     if config.capture is not None:
@@ -150,6 +151,9 @@ def _jobs(config: EvaluationConfig) -> list[Job]:
     if config.capture is not None:
         name = Path(config.capture.split("?")[0]).name or config.capture
         return [Job(config.capture, name, "capture")]
+    if config.shards is not None:
+        titles = scene_titles(open_shards(config.shards))
+        return [Job(f"{config.shards}#{t}", t, t.replace("/", "-")) for t in titles]
     protocol = PROTOCOLS[str(config.protocol)](config.scenes, config.size)
     return [Job(scene.url, scene.name, scene.name) for scene in protocol.scenes]
 

@@ -1,4 +1,4 @@
-"""`everview evaluate`: held-out views of a capture or a protocol, beside the floors."""
+"""`everview evaluate`: held-out views of a capture, a protocol or shards, beside the floors."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from everview.workflows.cli.progress import showing_progress
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(CommonFlags, EvaluationConfig):
-    """Measure held-out views of --capture CAPTURE, or of the scenes of --protocol NAME.
+    """Measure held-out views of --capture CAPTURE, or of scenes of --protocol NAME or --shards SET.
 
     The table has the model, its memory alone and the floors (mean colour, nearest view, depth
     warp), all by the same rules. A scene that fails is named and the others go on (exit code 1).
     """
 
     workers: int = 1
-    """processes that share the scenes of a protocol, of this machine or a cluster; the numbers are
+    """processes that share the scenes of a protocol or set, of this machine or a cluster; the numbers are
     the same, and 1 is this process alone"""
     address: str = ""
     """HOST:PORT of the head of a running Ray cluster for the workers, or `auto`; default

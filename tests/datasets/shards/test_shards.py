@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from everview.datasets.cameras import Cameras
 from everview.datasets.errors import DataError
+from everview.datasets.opening import open_capture
 from everview.datasets.shards import open_place, open_shards, split_by_name, write_shards
 from everview.datasets.shards.coding import decode_depth, encode_depth
 from tests.datasets.shards.posed import scene
@@ -170,3 +172,31 @@ def test_every_eighth_sorted_name_is_held_out():
     assert len(training) == 54
     assert not set(training) & set(held_out)
     assert sorted(training + held_out) == names
+
+
+def test_a_scene_of_a_set_is_a_capture_with_a_cursor(tmp_path):
+    scenes = [scene("cup", views=5, timed=True), scene("cup", views=4, variant="sun")]
+    write_shards(tmp_path / "set", scenes, image_format="png")
+    for written, title in zip(scenes, ("cup", "cup/sun"), strict=True):
+        capture = open_capture(f"{tmp_path / 'set'}#{title}")
+        frames = list(capture)
+        assert [frame.name for frame in frames] == list(written.view_names)
+        assert np.array_equal(np.stack([frame.image for frame in frames]), written.images)
+        cameras = Cameras.stack([frame.camera for frame in frames])
+        assert torch.equal(cameras.c2w_cv, written.cameras.c2w_cv)
+        assert [frame.time_s for frame in frames] == list(
+            [None] * 4 if written.time_s is None else written.time_s
+        )
+        assert (capture.info.scale, capture.info.licence) == ("normalised", "Apache-2.0")
+        again = open_capture(f"{tmp_path / 'set'}#{title}")
+        assert next(iter(again)).index == 0
+        capture.restore(again.state())
+        assert [frame.index for frame in capture] == list(range(1, written.views))
+    with pytest.raises(DataError, match="another capture"):
+        capture.restore(open_capture(f"{tmp_path / 'set'}#cup").state())
+
+
+def test_a_scene_that_a_set_lacks_is_named_beside_those_it_has(tmp_path):
+    write_shards(tmp_path / "set", [scene("cup"), scene("jar")])
+    with pytest.raises(DataError, match=r"has no scene 'jug'; it has cup, jar"):
+        open_capture(f"{tmp_path / 'set'}#jug")

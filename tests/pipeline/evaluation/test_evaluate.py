@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from everview.datasets.errors import DataError
+from everview.datasets.shards import write_shards
 from everview.pipeline.errors import UsageError
 from everview.pipeline.evaluation import run as evaluation_run
 from everview.pipeline.evaluation.config import EvaluationConfig
@@ -16,6 +17,7 @@ from everview.pipeline.evaluation.floors import mean_colour
 from everview.pipeline.evaluation.image_metrics import psnr
 from everview.pipeline.evaluation.run import evaluate
 from everview.pipeline.runs import METRIC_KEYS, read_frames, read_run
+from tests.datasets.shards.posed import scene
 from tests.pipeline.evaluation.conftest import FolderProtocol, FolderScene
 
 
@@ -102,6 +104,21 @@ def test_a_scene_that_fails_is_named_and_judged_again_by_the_same_command(
     assert read_run(again.run)["status"] == "done"
 
 
+def test_every_scene_of_a_set_of_shards_is_judged_by_itself(model, tmp_path):
+    scenes = [
+        scene("cup", views=9, height=48, width=48),
+        scene("jar", views=9, height=48, width=48),
+    ]
+    write_shards(tmp_path / "set", scenes)
+    config = EvaluationConfig(shards=str(tmp_path / "set"), inputs=4, size=32)
+    result = evaluate(config, tmp_path / "run", model=model)
+    judged = {one["name"]: one for one in result.metrics["scenes"]}
+    assert list(judged) == ["cup", "jar"]
+    assert all(one["num_targets"] == 5 for one in judged.values())
+    assert result.metrics["details"]["num_images"] == 10
+    assert (result.run / "scenes/cup.json").exists()
+
+
 def test_when_every_scene_fails_so_does_the_run(model, tmp_path, monkeypatch):
     scenes = tuple(FolderScene(str(tmp_path / name), name) for name in "ab")
     protocols = {"procedural": lambda count, size: FolderProtocol(scenes)}
@@ -132,7 +149,8 @@ def test_more_inputs_than_frames_are_a_usage_error(room, model, tmp_path):
     ("fields", "word"),
     [
         ({}, "--capture"),
-        ({"capture": "a", "protocol": "procedural"}, "either"),
+        ({"capture": "a", "protocol": "procedural"}, "one of"),
+        ({"capture": "a", "shards": "b"}, "one of"),
         ({"protocol": "imagenet"}, "procedural"),
         ({"capture": "a", "size": 100}, "multiple of 8"),
         ({"capture": "a", "inputs": 0}, "--inputs"),
