@@ -14,7 +14,7 @@ _PATCH = 8
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """A capture, a protocol or a set of shards. Raises UsageError with the value, the limit and the reason."""
+    """A capture, a protocol or shards. Raises UsageError with value, limit and reason."""
 
     capture: str | None = None
     """a folder, a file or a procedural:// URL"""

@@ -1,4 +1,4 @@
-"""`everview evaluate`: a capture, a protocol or a set of shards through a model, into a run directory and a table.
+"""`everview evaluate`: captures through a model, into a run directory and a table.
 
 Scenes are isolated: one that fails is named and the others go on. A scene that was judged is kept,
 so the same command again judges only what is left.

@@ -19,8 +19,8 @@ class Arguments(CommonFlags, EvaluationConfig):
     """
 
     workers: int = 1
-    """processes that share the scenes of a protocol or set, of this machine or a cluster; the numbers are
-    the same, and 1 is this process alone"""
+    """processes that share the scenes of a protocol or set, of this machine or a cluster; the
+    numbers are the same, and 1 is this process alone"""
     address: str = ""
     """HOST:PORT of the head of a running Ray cluster for the workers, or `auto`; default
     RAY_ADDRESS (in a job its cluster), else this machine"""
