@@ -1,10 +1,11 @@
-"""The matching features of a bank's frames, made once a frame instead of once a freeze.
+"""What queries compare of a bank's frames, made once a frame instead of once a freeze.
 
 A chunk changes few of the frames that a bank keeps, in a bank's order: those that stay, then the
 new ones. What stays is found by its pixels, so nothing has to be told or remembered beside them:
-sums of them say where to look, for which a device is waited for once, and then all are compared.
-Convolutions treat the pictures of a batch alike, so a stream that goes on and one that froze all
-frames at once have the same features (on a CPU bit for bit: a test).
+sums of them say where to look, for which a device is waited for once, and then all are compared,
+lenses too (poses may change: nothing that is made of a frame depends on them). Convolutions treat
+the pictures of a batch alike, so a stream that goes on and one that froze all frames at once have
+the same matching features (on a CPU bit for bit: a test).
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ from torch import Tensor
 
 from everview.models.frame_bank import FrameBank
 
-Features = Callable[[Tensor], Tensor]
-"""Pictures [B, K, 3, H, W] to their maps [B, K, C, h, w] (`sweep.MatchingFeatures`)."""
+Made = tuple[Tensor, ...]
+"""Tensors [B, K, ...]: of each frame by itself."""
+Features = Callable[[FrameBank], Made]
+"""What is made of a bank's pictures and lenses."""
 
 
 class _Known(NamedTuple):
-    """images as the bank stores them, and their maps. weights: what made those."""
+    """The frames, and what was made of them. weights: what made that."""
 
     weights: tuple[Any, ...]
-    images: Tensor
-    maps: Tensor
+    bank: FrameBank
+    made: Made
 
 
 class BankFeatures:
@@ -41,17 +44,17 @@ class BankFeatures:
     def __deepcopy__(self, memo: dict[int, Any]) -> BankFeatures:
         return BankFeatures()  # another model's weights may go their own way
 
-    def of(self, bank: FrameBank, features: Features, weights: tuple[Any, ...]) -> Tensor:
-        """The maps of all frames of `bank`. weights: names what `features` computes with."""
+    def of(self, bank: FrameBank, features: Features, weights: tuple[Any, ...]) -> Made:
+        """`features` of all frames of `bank`. weights: names what it computes with."""
         if torch.is_grad_enabled() or len(bank.images) != 1:
-            return features(bank.pictures())
+            return features(bank)
         known = self._known
-        if known is None or known.weights != weights or not _alike(known.images, bank.images):
-            maps = features(bank.pictures())
+        if known is None or known.weights != weights or not _alike(known.bank.images, bank.images):
+            made = features(bank)
         else:
-            maps = _joined(known, bank, features)
-        self._known = _Known(weights, bank.images, maps)
-        return maps
+            made = _joined(known, bank, features)
+        self._known = _Known(weights, bank, made)
+        return made
 
 
 def _alike(images: Tensor, others: Tensor) -> bool:
@@ -62,19 +65,28 @@ def _alike(images: Tensor, others: Tensor) -> bool:
     )
 
 
-def _joined(known: _Known, bank: FrameBank, features: Features) -> Tensor:
-    """Maps of frames that were there before, and new ones of the rest, in the bank's order."""
-    sums = _sums(torch.cat([known.images[0], bank.images[0]]))
-    before = known.images.shape[1]
+def _joined(known: _Known, bank: FrameBank, features: Features) -> Made:
+    """What frames had that were there before, and new ones of the rest, in the bank's order."""
+    sums = _sums(torch.cat([known.bank.images[0], bank.images[0]]))
+    before = known.bank.size
     kept = _kept(sums[:before], sums[before:])
     count = len(kept)
-    if not kept or not torch.equal(known.images[:, kept], bank.images[:, :count]):
-        return features(bank.pictures())
-    maps = known.maps[:, kept]
+    if not kept or not _same(known.bank, kept, bank):
+        return features(bank)
+    made = tuple(part[:, kept] for part in known.made)
     if count == bank.size:
-        return maps
+        return made
     fresh = FrameBank(bank.images[:, count:], bank.cameras[:, count:], bank.time_s[:, count:])
-    return torch.cat([maps, features(fresh.pictures())], 1)
+    return tuple(torch.cat(parts, 1) for parts in zip(made, features(fresh), strict=True))
+
+
+def _same(known: FrameBank, kept: list[int], bank: FrameBank) -> bool:
+    """Whether the first frames of `bank` are these of the known ones, pixels and lenses."""
+    count = len(kept)
+    lenses, others = known.cameras.intrinsics, bank.cameras.intrinsics
+    return torch.equal(known.images[:, kept], bank.images[:, :count]) and torch.equal(
+        lenses[:, kept], others[:, :count]
+    )
 
 
 def _kept(sums: list[int], others: list[int]) -> list[int]:

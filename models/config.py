@@ -98,6 +98,9 @@ class ModelConfig:
     bank: BankConfig | None = BankConfig()
     window: WindowConfig = field(default=WindowConfig(), repr=False)
     """of the letter S, where the stack has it"""
+    cross_view: int = field(default=0, repr=False)
+    """layers of attention from a query's tokens to the frames that it is compared with, spread
+    evenly between the stack's blocks"""
 
     def __post_init__(self) -> None:
         if self.dim % self.attention_head_dim:
@@ -130,6 +133,16 @@ class ModelConfig:
                 f"attention_head_dim {self.attention_head_dim}: rotary codes of rows, columns and "
                 "time need 8"
             )
+        if self.cross_view < 0 or (self.cross_view and self.bank is None):
+            raise ValueError(
+                f"cross_view {self.cross_view}: not negative, and without a bank there are no "
+                "frames to look at"
+            )
+        if self.cross_view and (self.attention_head_dim % 8 or self.patch % 4):
+            raise ValueError(
+                f"attention_head_dim {self.attention_head_dim} and patch {self.patch}: attention "
+                "across views needs multiples of 8 and 4"
+            )
 
     @property
     def window_used(self) -> WindowConfig | None:
@@ -138,9 +151,10 @@ class ModelConfig:
 
     @property
     def identity(self) -> str:
-        """What fingerprints are made of. A letter that a stack lacks has no part in its name, so
-        weights from before there was that letter keep theirs."""
-        return repr(self) if self.window_used is None else f"{self!r}, {self.window!r}"
+        """What fingerprints are made of. What a model lacks has no part in its name, so weights
+        from before there was such a thing keep theirs."""
+        name = repr(self) if self.window_used is None else f"{self!r}, {self.window!r}"
+        return f"{name}, cross_view={self.cross_view}" if self.cross_view else name
 
 
 def tiny() -> ModelConfig:

@@ -109,6 +109,7 @@ class Refinement(nn.Module):
     def __init__(self, config: BankConfig) -> None:
         super().__init__()
         self.register_buffer("offsets", torch.tensor(config.refine_offsets), persistent=False)
+        self.sources = config.sources
         self.candidates = config.sources * len(config.refine_offsets)
         width = config.refine_channels
         self.entry = nn.Conv2d(4 * self.candidates + 3 + FEATURES, width, 1)

@@ -6,11 +6,16 @@ import math
 
 from torch import nn
 
+from everview.models.cross_view import CrossView
 from everview.models.heads import Refinement, TokenHead
 
 
 def initialise(
-    model: nn.Module, layers: nn.ModuleList, head: TokenHead, refine: Refinement | None
+    model: nn.Module,
+    layers: nn.ModuleList,
+    head: TokenHead,
+    refine: Refinement | None,
+    cross_view: CrossView | None,
 ) -> None:
     """N(0, 0.02) linears; projections that end a residual branch scaled by 1/sqrt(2 layers); depth
     and blending begin without an opinion."""
@@ -26,3 +31,5 @@ def initialise(
     if refine is not None:
         nn.init.zeros_(refine.mix.weight)
         nn.init.zeros_(refine.mix.bias)
+    if cross_view is not None:
+        cross_view.reset()

@@ -79,16 +79,19 @@ class EpisodeOutputs(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A frozen, read-only state: what renderers hold. layers: the state of every layer. maps:
-    matching features of the bank. stack: the layers that read. products: type of a query's matrix
-    products, in which the weights of both are kept; None for the weights' own."""
+    """A frozen, read-only state: what renderers hold. layers: the state of every layer. features:
+    of the bank's frames, matching features and then what each layer across views is shown; none
+    without a bank. stack, cross_view: the layers that read, and those that look at frames.
+    products: type of a query's matrix products, in which the weights of all are kept; None for the
+    weights' own."""
 
     layers: tuple[Any, ...]
     gauge: Gauge
     clock: Clock
     bank: FrameBank | None
-    maps: Tensor | None
+    features: tuple[Tensor, ...]
     stack: Any
+    cross_view: Any
     products: torch.dtype | None = None
 
     def arithmetic(self) -> AbstractContextManager[object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +27,14 @@ class PackedStack:
         self._made_from: tuple[str, torch.device, torch.dtype] | None = None
         self._stack: nn.Module | None = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> PackedStack:
+        return PackedStack()  # another model's weights may go their own way
+
     def of(
-        self, layers: nn.ModuleList, fingerprint: str, products: torch.dtype | None
-    ) -> nn.Module:
+        self, layers: nn.Module | None, fingerprint: str, products: torch.dtype | None
+    ) -> nn.Module | None:
         """`layers` in `products`, or themselves for None. fingerprint: names their weights."""
-        if products is None:
+        if products is None or layers is None:
             return layers
         made_from = (fingerprint, next(layers.parameters()).device, products)
         if self._stack is None or self._made_from != made_from:

@@ -21,6 +21,7 @@ from everview.datasets.cameras import Cameras
 from everview.models.bank_features import BankFeatures
 from everview.models.config import BankConfig, ModelConfig
 from everview.models.context import Context
+from everview.models.cross_view import CrossView, Visit, looking, visit
 from everview.models.elastic import Elastic
 from everview.models.episode import Episode
 from everview.models.fingerprint import Fingerprint
@@ -38,6 +39,7 @@ from everview.models.schedule import CHUNK_CAUSAL, Schedule
 from everview.models.state import Clock, SceneState, StateError, in_products
 from everview.models.steps import StepPolicy
 from everview.models.sweep import PlaneSweep, Sources
+from everview.models.views import check_sizes
 
 
 class SceneModel(nn.Module):
@@ -54,10 +56,13 @@ class SceneModel(nn.Module):
         self.head = TokenHead(config.dim, config.patch, span)
         self.sweep = None if bank is None else PlaneSweep(bank, config.dim, config.patch)
         self.refine = None if bank is None else Refinement(bank)
+        self.cross_view = CrossView(config, depths) if config.cross_view else None
         self._fingerprint = Fingerprint()
-        self._packed, self._bank_features = PackedStack(), BankFeatures()
+        self._packed, self._packed_looks = PackedStack(), PackedStack()
+        self._bank_features = BankFeatures()
         self._run: Run = run_block
-        initialise(self, self.layers, self.head, self.refine)
+        self._visit: Visit = visit
+        initialise(self, self.layers, self.head, self.refine, self.cross_view)
 
     # --- identity ------------------------------------------------------------------------------
 
@@ -85,7 +90,7 @@ class SceneModel(nn.Module):
         if config == self.config:
             return self
         shared = {id(t): t for t in (*self.parameters(), *self.buffers())}
-        other = copy.deepcopy(self, {**shared, id(self._packed): PackedStack()})
+        other = copy.deepcopy(self, shared)
         other.config = config
         for layer in other.layers:
             if isinstance(layer, FastWeightMemory):
@@ -102,13 +107,14 @@ class SceneModel(nn.Module):
 
         config.recompile_limit = max(config.recompile_limit, 64)
         self._run = torch.compile(run_block, **options)
-        for module in (self.embed, self.head, self.sweep, self.refine):
+        self._visit = torch.compile(visit, **options)
+        for module in (self.embed, self.head, self.sweep, self.refine, self.cross_view):
             if module is not None:
                 module.compile(**options)
 
     def recompute_blocks(self) -> None:
         """Keep no activations inside blocks of layers: the backward pass computes them again."""
-        self._run = recomputed(self._run)
+        self._run, self._visit = recomputed(self._run), recomputed(self._visit)
 
     # --- streaming -----------------------------------------------------------------------------
 
@@ -143,7 +149,7 @@ class SceneModel(nn.Module):
         Raises StateError for a state of other weights, GaugeError when no gauge can be fitted.
         """
         self._check(state)
-        self._check_sizes(images_BV3HW, cameras_BV, state)
+        check_sizes(images_BV3HW, cameras_BV, len(state.clock.chunks))
         if not schedule.is_causal:
             raise ValueError(f"the schedule {schedule.name!r} isn't causal and can't be streamed")
         if state.gauge is None:
@@ -201,15 +207,20 @@ class SceneModel(nn.Module):
         self._check(state)
         if state.gauge is None:
             raise StateError("nothing was observed yet: there is nothing to look at")
-        maps = None
+        features: tuple[Tensor, ...] = ()
         if self.sweep is not None and state.bank is not None:
             first = next(self.sweep.parameters())
             is_mixed = torch.is_autocast_enabled(first.device.type)
             made_by = (state.fingerprint, first.dtype, first.device, is_mixed)
-            maps = self._bank_features.of(state.bank, self.sweep.features, made_by)
-        layers = state.layers if products is None else in_products(state.layers, products)
+            features = self._bank_features.of(state.bank, self._features_of, made_by)
+        layers = state.layers
+        if products is not None:
+            layers, shown = in_products((layers, features[1:]), products)
+            features = (*features[:1], *shown)
         stack = self._packed.of(self.layers, state.fingerprint, products)
-        return View(layers, state.gauge, state.clock, state.bank, maps, stack, products)
+        looks = self._packed_looks.of(self.cross_view, state.fingerprint, products)
+        rest = (state.gauge, state.clock, state.bank, features, stack, looks, products)
+        return View(layers, *rest)
 
     def query(
         self,
@@ -253,9 +264,10 @@ class SceneModel(nn.Module):
         frames = view.bank if bank and self.sweep is not None else None
         with view.arithmetic():
             x = self.embed(cameras, images, time_s)
-            x, sources = self._with_evidence(x, cameras, time_s, frames, view.maps, None)
+            x, sources = self._with_evidence(x, cameras, time_s, frames, view.features, None)
             x, grid = in_arithmetic(x), self._grid(cameras)
-            _, x, _ = self._through(view.stack, None, x, view.layers, None, None, grid)
+            looks = looking(view.cross_view, self._visit, cameras, sources, view.features, None)
+            _, x, _ = self._through(view.stack, None, x, view.layers, None, None, grid, looks)
             return self._decode(x, cameras, frames, sources, None)
 
     # --- episodes ------------------------------------------------------------------------------
@@ -285,17 +297,19 @@ class SceneModel(nn.Module):
         assert episode.inputs.images is not None
         assert own.inputs.images is not None
         x: Tensor | None = self.embed(cameras, own.inputs.images, own_s)
-        frames = maps = None
+        frames: FrameBank | None = None
+        features: tuple[Tensor, ...] = ()
         if self.sweep is not None:
             every = gauge.cameras_to_model(episode.inputs.cameras)
             frames = FrameBank(episode.inputs.images, every, time_s)
-            maps = self.sweep.features(episode.inputs.images)
+            features = self._features_of(frames)
         q, sources = self._with_evidence(
-            self.embed(asked, None, asked_s), asked, asked_s, frames, maps, own.bank_mask
+            self.embed(asked, None, asked_s), asked, asked_s, frames, features, own.bank_mask
         )
         counts = torch.arange(plan.num_updates, device=x.device).expand(batch, -1)
         rest = plan, self.config.step.steps(counts), self._grid(cameras)
-        x, q, layers = self._through(self.layers, x, q, state.layers, *rest)
+        looks = looking(self.cross_view, self._visit, asked, sources, features, own.bank_mask)
+        x, q, layers = self._through(self.layers, x, q, state.layers, *rest, looks)
         clock = replace(clock, chunks=clock.chunks + plan.num_updates)
         final = replace(state, layers=layers, clock=clock, bank=frames)
         seen = self._decode(x, cameras, None, None, None)
@@ -310,32 +324,39 @@ class SceneModel(nn.Module):
         chunks = torch.zeros(batch, dtype=torch.int64, device=self.device)
         return SceneState(layers, gauge, Clock(origin, chunks), None, "")
 
+    def _features_of(self, frames: FrameBank) -> tuple[Tensor, ...]:
+        """Matching features of every frame, then what each layer across views is shown of it."""
+        assert self.sweep is not None
+        pictures = frames.pictures()
+        maps = self.sweep.features(pictures)
+        looks = self.cross_view
+        return maps, *(() if looks is None else looks(pictures, frames.cameras, maps))
+
     def _with_evidence(
         self,
         tokens: Tensor,
         cameras: Cameras,
         time_s: Tensor,
         frames: FrameBank | None,
-        maps: Tensor | None,
+        features: tuple[Tensor, ...],
         mask_BV: Tensor | None,
     ) -> tuple[Tensor, Sources | None]:
-        """Query tokens plus what the bank says about depth; and the sources it was read from."""
+        """Query tokens plus what the bank says about depth; and all sources compared for it."""
         if self.sweep is None or self.config.bank is None:
             return tokens, None
         absent = self.sweep.absent.to(tokens.dtype)
-        if frames is None or maps is None:
+        if frames is None or not features:
             return tokens + absent, None
         index, valid = nearest_sources(cameras, time_s, frames, self.config.bank.compared)
         rows = torch.arange(index.shape[0], device=index.device)[:, None, None]
         sources = frames.cameras[rows, index]
-        evidence, log_depths, opinion = self.sweep(cameras, maps, sources, index, valid)
+        evidence, log_depths, opinion = self.sweep(cameras, features[0], sources, index, valid)
         if mask_BV is not None:
             keep = mask_BV[..., None, None]
             evidence = torch.where(keep, evidence, absent.to(evidence.dtype))
             opinion = torch.where(keep, opinion, 0.0)
             log_depths = torch.where(mask_BV[..., None], log_depths, self.head.log_depths)
-        compared = Sources(sources, index, valid, log_depths, opinion)
-        return tokens + evidence, compared.nearest(self.config.bank.sources)
+        return tokens + evidence, Sources(sources, index, valid, log_depths, opinion)
 
     def _decode(
         self,
@@ -349,14 +370,9 @@ class SceneModel(nn.Module):
         decoded: Decoded = self.head(tokens, cameras.height, cameras.width, *prior)
         rgb, log_depth, log_scale = decoded.rgb, decoded.log_depth, decoded.log_scale
         if self.refine is not None and frames is not None and sources is not None:
-            rgb, log_depth, log_scale = self.refine(
-                decoded,
-                cameras,
-                frames.pictures(),
-                sources.cameras,
-                sources.frame_index,
-                sources.valid,
-            )
+            copied = sources.nearest(self.refine.sources)[:3]
+            pictures = frames.pictures()
+            rgb, log_depth, log_scale = self.refine(decoded, cameras, pictures, *copied)
             if mask_BV is not None:
                 keep = mask_BV[..., None, None]
                 rgb = torch.where(keep[..., None], rgb, decoded.rgb)
@@ -378,14 +394,6 @@ class SceneModel(nn.Module):
         rows, columns = cameras.height // self.config.patch, cameras.width // self.config.patch
         head_dim, window = self.config.attention_head_dim, self.config.window_used
         return TokenGrid.of(rows, columns, head_dim, self.device, window)
-
-    def _check_sizes(self, images: Tensor, cameras: Cameras, state: SceneState) -> None:
-        lead, size = tuple(cameras.shape), (cameras.height, cameras.width)
-        if images.shape != (*lead, 3, *size) or lead[0] != len(state.clock.chunks):
-            raise ValueError(
-                f"images {tuple(images.shape)}, cameras {lead} of {size[1]}x{size[0]} and a state "
-                f"of {len(state.clock.chunks)} scenes don't belong together"
-            )
 
     def _check(self, state: SceneState) -> None:
         if state.fingerprint != self.fingerprint:

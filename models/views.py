@@ -38,3 +38,13 @@ class Views:
     def in_cameras(self, cameras: Cameras) -> Views:
         """The same views with other cameras (another frame of reference)."""
         return replace(self, cameras=cameras)
+
+
+def check_sizes(images: Tensor, cameras: Cameras, scenes: int) -> None:
+    """Raises ValueError unless images [B, V, 3, H, W] and cameras [B, V] are of `scenes` scenes."""
+    lead, size = tuple(cameras.shape), (cameras.height, cameras.width)
+    if images.shape != (*lead, 3, *size) or lead[0] != scenes:
+        raise ValueError(
+            f"images {tuple(images.shape)}, cameras {lead} of {size[1]}x{size[0]} and a state of "
+            f"{scenes} scenes don't belong together"
+        )

@@ -37,7 +37,7 @@ def project_into_sources(
     and whether the point lies in front of and inside the source [B, V, S, P, J].
     """
     # q = K_s R_s^T (c + z r - c_s): project centre and ray once, then combine for every depth
-    from_world = _normalised_lens(sources) @ sources.c2w_cv[..., :3, :3].mT
+    from_world = normalised_lens(sources) @ sources.c2w_cv[..., :3, :3].mT
     offset = cameras.centres[:, :, None] - sources.centres
     base = from_world @ offset[..., None]
     turned = from_world @ rays_BVP3.mT[:, :, None]
@@ -55,7 +55,7 @@ def project_into_sources(
     return coordinates.movedim(-3, -1).transpose(-3, -2), inside.mT
 
 
-def _normalised_lens(sources: Cameras) -> Tensor:
+def normalised_lens(sources: Cameras) -> Tensor:
     """[..., 3, 3] from points before a camera to (image in [-1, 1] times depth, depth)."""
     fx, fy, cx, cy = sources.intrinsics.unbind(-1)
     zero, one = torch.zeros_like(fx), torch.ones_like(fx)

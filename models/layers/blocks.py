@@ -19,6 +19,8 @@ from everview.models.layers.protocol import Layer, LayerState
 LONGEST_BLOCK = 6
 Run = Callable[..., tuple[Tensor | None, Tensor | None, tuple[LayerState, ...]]]
 """`run_block`, as it is or compiled."""
+Between = Callable[[int, Tensor], Tensor]
+"""What happens to queries between blocks: how many lie before, and their tokens."""
 
 
 def block_length(stack: str) -> int:
@@ -49,7 +51,7 @@ def run_block(
     return inputs_BVTC, queries_BVTC, tuple(left)
 
 
-def recomputed(run: Run) -> Run:
+def recomputed(run: Callable[..., Any]) -> Callable[..., Any]:
     """`run` whose activations are computed again in the backward pass (Chen et al. 2016): of each
     block only its inputs are kept, for about a third more work."""
 
@@ -69,11 +71,14 @@ def run_stack(
     plan: Plan | None,
     steps_BU: Tensor | None,
     grid: TokenGrid,
+    between: Between | None = None,
 ) -> tuple[Tensor | None, Tensor | None, tuple[LayerState, ...]]:
-    """`run` over blocks of `length` layers."""
+    """`run` over blocks of `length` layers, and `between` before each."""
     every, left = tuple(layers), list[LayerState]()
     for start in range(0, len(every), length):
         block = slice(start, start + length)
+        if between is not None and queries_BVTC is not None:
+            queries_BVTC = between(start // length, queries_BVTC)
         inputs_BVTC, queries_BVTC, after = run(
             every[block],
             inputs_BVTC,

@@ -24,9 +24,9 @@ class Counting:
     def __init__(self, network) -> None:
         self.network, self.pictures = network, 0
 
-    def __call__(self, pictures):
-        self.pictures += pictures.shape[1]
-        return self.network(pictures)
+    def __call__(self, bank):
+        self.pictures += bank.size
+        return (self.network(bank.pictures()),)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def banks(sizes: list[int], capacity: int):
 def test_a_stream_has_the_features_of_all_frames_at_once_bit_for_bit(model):
     cache, counting = BankFeatures(), Counting(model.sweep.features)
     for bank in banks([4, 3, 5, 1, 2, 6, 4], capacity=9):
-        maps = cache.of(bank, counting, ("w",))
+        (maps,) = cache.of(bank, counting, ("w",))
         assert torch.equal(maps, model.sweep.features(bank.pictures()))
     assert counting.pictures == 4 + 3 + 5 + 1 + 2 + 6 + 4  # every frame once
 
@@ -83,7 +83,20 @@ def test_another_stream_of_the_same_model_is_not_taken_for_the_first(model):
     *_, first = banks([4, 4], capacity=9)
     other = replace(first, images=first.images.flip(1))
     cache.of(first, counting, ("w",))
-    assert torch.equal(cache.of(other, counting, ("w",)), model.sweep.features(other.pictures()))
+    (maps,) = cache.of(other, counting, ("w",))
+    assert torch.equal(maps, model.sweep.features(other.pictures()))
+
+
+@torch.no_grad()
+def test_the_same_pictures_through_other_lenses_are_made_anew(model):
+    cache, counting = BankFeatures(), Counting(model.sweep.features)
+    (bank,) = banks([5], capacity=9)
+    cache.of(bank, counting, ("w",))
+    cache.of(replace(bank, cameras=bank.cameras[:, :]), counting, ("w",))
+    assert counting.pictures == 5
+    longer = replace(bank.cameras, intrinsics=2 * bank.cameras.intrinsics)
+    cache.of(replace(bank, cameras=longer), counting, ("w",))
+    assert counting.pictures == 10
 
 
 def test_with_gradients_everything_is_made_anew(model):
@@ -99,7 +112,7 @@ def test_with_gradients_everything_is_made_anew(model):
 def test_a_copy_of_a_model_begins_without(model):
     cache = BankFeatures()
     (bank,) = banks([5], capacity=9)
-    cache.of(bank, model.sweep.features, ("w",))
+    cache.of(bank, Counting(model.sweep.features), ("w",))
     counting = Counting(model.sweep.features)
     copy.deepcopy(cache).of(bank, counting, ("w",))
     assert counting.pictures == 5
@@ -108,9 +121,9 @@ def test_a_copy_of_a_model_begins_without(model):
 @torch.no_grad()
 def test_frames_whose_sums_agree_are_told_apart_by_their_pixels(model, monkeypatch):
     monkeypatch.setattr(bank_features, "_sums", lambda images: [0] * len(images))
-    cache = BankFeatures()
+    cache, counting = BankFeatures(), Counting(model.sweep.features)
     for bank in banks([4, 4, 4], capacity=6):
-        maps = cache.of(bank, model.sweep.features, ("w",))
+        (maps,) = cache.of(bank, counting, ("w",))
         assert torch.equal(maps, model.sweep.features(bank.pictures()))
 
 
