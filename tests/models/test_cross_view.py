@@ -11,6 +11,7 @@ from everview.datasets.cameras import Cameras
 from everview.models.captured import EAGER_USES, CapturedQuery
 from everview.models.config import BankConfig, base15m, config_to_dict, tiny
 from everview.models.cross_view import CrossView, Looks, relative_projection
+from everview.models.frame_bank import FrameBank, nearest_sources
 from everview.models.queries import Query
 from everview.models.scene_model import SceneModel
 from everview.models.schedule import CHUNK_CAUSAL
@@ -165,23 +166,22 @@ def test_a_point_before_a_source_is_moved_to_where_the_view_sees_it() -> None:
 
 @torch.no_grad()
 def test_frames_that_are_not_there_have_no_influence() -> None:
-    few = attending(bank=replace(BANK, compared=3))
-    seen = episode((2,), targets=1)  # fewer than are compared
-    more = SceneModel(replace(few.config, bank=replace(BANK, compared=2))).eval()
-    more.load_state_dict(few.state_dict())
-    part = few.cross_view
-    index, valid = torch.tensor([[[1, 0, 0]]]), torch.tensor([[[True, True, False]]])
-    cameras = orbit(1, 4).to(torch.float32)
-    sources = cameras[:, None, 1:]
-    every = Sources(sources, index, valid, valid, valid)
-    looks = part.looks(cameras[:, :1], every, 2, None)
-    assert looks.frames.tolist() == [[[1, 0]]]
-    views = [m.freeze(streamed(m, seen)) for m in (few, more)]
-    tokens = [
-        m.query(Query(seen.targets.cameras), v).direct_rgb.shape
-        for m, v in zip((few, more), views, strict=True)
-    ]
-    assert tokens[0] == tokens[1]
+    part, layer = attending().cross_view, attending().cross_view.layers[1]
+    cameras, x = orbit(1, 4).to(torch.float32), torch.randn(1, 1, 4, 64)
+    frames = part(torch.rand(1, 2, 3, 16, 16), cameras[:, 2:], torch.rand(1, 2, 11, 4, 4))[1]
+    bank = FrameBank(torch.zeros(1, 2, 3, 16, 16), cameras[:, 2:], torch.zeros(1, 2))
+    answers = []
+    for compared, beyond in ((2, None), (5, None), (5, torch.nan)):
+        index, valid = nearest_sources(cameras[:, :1], torch.zeros(1, 1), bank, compared)
+        assert valid.sum() == 2
+        sources = bank.cameras[torch.zeros_like(index), index]
+        if beyond is not None:
+            sources.c2w_cv[:, :, 2:] = beyond
+        every = Sources(sources, index, valid, valid, valid)
+        answers.append(layer(x, frames, part.looks(cameras[:, :1], every, 2, None)))
+    assert torch.equal(answers[0], answers[1])
+    assert torch.equal(answers[0], answers[2])
+    assert not torch.equal(answers[0], x)
 
 
 @torch.no_grad()
@@ -266,9 +266,7 @@ def test_names_of_weights_from_before_stay_and_new_ones_differ() -> None:
     assert "cross_view" not in plain.identity
     assert replace(plain, cross_view=3).identity != plain.identity
     assert config_to_dict(replace(plain, cross_view=3))["cross_view"] == 3
-    assert "cross_view" not in dict(SceneModel(tiny()).named_modules()) or not any(
-        "cross_view" in name for name, _ in SceneModel(tiny()).named_parameters()
-    )
+    assert not any("cross_view" in name for name, _ in SceneModel(tiny()).named_parameters())
 
 
 def test_a_model_without_a_bank_has_nothing_to_look_at() -> None:
