@@ -12,13 +12,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from everview.datasets.cameras import Cameras
-from everview.models.bank_features import BankFeatures
+from everview.models.bank_features import BankFeatures, Made
 from everview.models.config import BankConfig, ModelConfig
 from everview.models.context import Context
 from everview.models.cross_view import CrossView, Visit, looking, visit
@@ -207,16 +208,14 @@ class SceneModel(nn.Module):
         self._check(state)
         if state.gauge is None:
             raise StateError("nothing was observed yet: there is nothing to look at")
-        features: tuple[Tensor, ...] = ()
+        features: Made = ()
         if self.sweep is not None and state.bank is not None:
             first = next(self.sweep.parameters())
             is_mixed = torch.is_autocast_enabled(first.device.type)
-            made_by = (state.fingerprint, first.dtype, first.device, is_mixed)
-            features = self._bank_features.of(state.bank, self._features_of, made_by)
-        layers = state.layers
-        if products is not None:
-            layers, shown = in_products((layers, features[1:]), products)
-            features = (*features[:1], *shown)
+            made_by = (state.fingerprint, first.dtype, first.device, is_mixed, products)
+            make = partial(self._features_of, products=products)
+            features = self._bank_features.of(state.bank, make, made_by)
+        layers = state.layers if products is None else in_products(state.layers, products)
         stack = self._packed.of(self.layers, state.fingerprint, products)
         looks = self._packed_looks.of(self.cross_view, state.fingerprint, products)
         rest = (state.gauge, state.clock, state.bank, features, stack, looks, products)
@@ -298,7 +297,7 @@ class SceneModel(nn.Module):
         assert own.inputs.images is not None
         x: Tensor | None = self.embed(cameras, own.inputs.images, own_s)
         frames: FrameBank | None = None
-        features: tuple[Tensor, ...] = ()
+        features: Made = ()
         if self.sweep is not None:
             every = gauge.cameras_to_model(episode.inputs.cameras)
             frames = FrameBank(episode.inputs.images, every, time_s)
@@ -324,13 +323,14 @@ class SceneModel(nn.Module):
         chunks = torch.zeros(batch, dtype=torch.int64, device=self.device)
         return SceneState(layers, gauge, Clock(origin, chunks), None, "")
 
-    def _features_of(self, frames: FrameBank) -> tuple[Tensor, ...]:
+    def _features_of(self, frames: FrameBank, products: torch.dtype | None = None) -> Made:
         """Matching features of every frame, then what each layer across views is shown of it."""
         assert self.sweep is not None
         pictures = frames.pictures()
         maps = self.sweep.features(pictures)
         looks = self.cross_view
-        return maps, *(() if looks is None else looks(pictures, frames.cameras, maps))
+        shown = () if looks is None else looks(pictures, frames.cameras, maps)
+        return maps, *(shown if products is None else in_products(shown, products))
 
     def _with_evidence(
         self,
@@ -338,7 +338,7 @@ class SceneModel(nn.Module):
         cameras: Cameras,
         time_s: Tensor,
         frames: FrameBank | None,
-        features: tuple[Tensor, ...],
+        features: Made,
         mask_BV: Tensor | None,
     ) -> tuple[Tensor, Sources | None]:
         """Query tokens plus what the bank says about depth; and all sources compared for it."""

@@ -259,8 +259,8 @@ def test_a_cpu_is_served_plainly(model: SceneModel) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"memory_writes": ("w0", "w1", "w2")}, {"stack": "WTSF"}],
-    ids=["w1", "w0+w1+w2", "window"],
+    [{}, {"memory_writes": ("w0", "w1", "w2")}, {"stack": "WTSF"}, {"cross_view": 2}],
+    ids=["w1", "w0+w1+w2", "window", "across views"],
 )
 @pytest.mark.parametrize("products", [None, torch.bfloat16], ids=["own", "bfloat16"])
 def test_queries_and_writes_neither_wait_for_a_gpu_nor_copy_from_the_host(

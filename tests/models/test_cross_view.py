@@ -10,6 +10,7 @@ import torch
 from everview.datasets.cameras import Cameras
 from everview.models.captured import EAGER_USES, CapturedQuery
 from everview.models.config import BankConfig, base15m, config_to_dict, tiny
+from everview.models.context import Context
 from everview.models.cross_view import CrossView, Looks, relative_projection
 from everview.models.frame_bank import FrameBank, nearest_sources
 from everview.models.queries import Query
@@ -191,6 +192,16 @@ def test_what_a_view_shows_does_not_depend_on_what_else_is_asked() -> None:
     together = model.query(Query(seen.targets.cameras), view).rgb
     alone = [model.query(Query(seen.targets.cameras[:, i : i + 1]), view).rgb for i in range(4)]
     torch.testing.assert_close(torch.cat(alone, 1), together, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_ranks_that_share_an_episode_show_their_own_targets_of_it() -> None:
+    model = attending(stack="WFWF")  # layers that exchange nothing
+    seen = episode((2, 2))
+    seen = replace(seen, bank_mask=torch.tensor([[True, False]]).expand(2, 2))
+    whole = model(seen, CHUNK_CAUSAL)[1].targets.rgb
+    parts = [model(seen, CHUNK_CAUSAL, Context(rank, 2))[1].targets.rgb for rank in range(2)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16"])

@@ -26,6 +26,7 @@ CASES = {
     **{name: (CONFIG, schedule) for name, schedule in SCHEDULES.items()},
     "writes all": (replace(CONFIG, memory_writes=("w0", "w1", "w2")), CHUNK_CAUSAL),
     "no bank": (replace(CONFIG, bank=None), CHUNK_CAUSAL),
+    "attention across views": (replace(CONFIG, cross_view=2), CHUNK_CAUSAL),
 }
 WEIGHTS = LossConfig().at(1.0)
 
