@@ -37,6 +37,9 @@ class BankConfig:
     refine_offsets: tuple[float, ...] = (-0.6, -0.3, 0.0, 0.3, 0.6)
     """offsets around the predicted log depth at which colour is copied, in steps between two
     hypotheses"""
+    pair_widths: tuple[float, ...] = field(default=(), repr=False)
+    """variances that count half where the agreement of pairs of the compared frames is bounded, so
+    that it survives occlusion (`pair_agreement`); none: only the variance over all of them"""
 
     def __post_init__(self) -> None:
         if not 1 <= self.sources <= self.compared:
@@ -46,6 +49,8 @@ class BankConfig:
             )
         if self.hypotheses < 2:
             raise ValueError(f"hypotheses {self.hypotheses}: depths are told apart from 2 on")
+        if not all(width > 0 for width in self.pair_widths):
+            raise ValueError(f"pair_widths {self.pair_widths}: variances are positive")
 
 
 @dataclass(frozen=True)
@@ -151,10 +156,14 @@ class ModelConfig:
 
     @property
     def identity(self) -> str:
-        """What fingerprints are made of. What a model lacks has no part in its name, so weights
-        from before there was such a thing keep theirs."""
-        name = repr(self) if self.window_used is None else f"{self!r}, {self.window!r}"
-        return f"{name}, cross_view={self.cross_view}" if self.cross_view else name
+        """What fingerprints are made of. What a model goes without has no part in its name, so
+        weights from before there was such a thing keep theirs."""
+        parts = [repr(self)] if self.window_used is None else [repr(self), repr(self.window)]
+        if self.cross_view:
+            parts.append(f"cross_view={self.cross_view}")
+        if self.bank is not None and self.bank.pair_widths:
+            parts.append(f"pair_widths={self.bank.pair_widths}")
+        return ", ".join(parts)
 
 
 def tiny() -> ModelConfig:

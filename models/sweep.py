@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from everview.datasets.cameras import Cameras
 from everview.models.config import BankConfig
+from everview.models.pair_agreement import PairAgreement
 from everview.models.warping import (
     gather_frames,
     pixel_grid,
@@ -104,6 +105,8 @@ class PlaneSweep(nn.Module):
         self.absent = nn.Parameter(torch.zeros(dim))
         # log weights of colour variance, feature variance, and of being seen by fewer than two
         self.doubts = nn.Parameter(torch.tensor([5.0, 1.5, 0.7]))
+        widths = config.pair_widths
+        self.pairs = PairAgreement(widths, config.hypotheses, dim) if widths else None
 
     def forward(
         self,
@@ -127,16 +130,27 @@ class PlaneSweep(nn.Module):
             inside = inside & valid_BVS[..., None, None]
             samples = sample_sources(gather_frames(maps, index_BVS), coordinates)
             rows = cameras.height // self.patch
-            evidence, opinion = self._agreement(samples, inside, rows)
+            apart = None
+            if self.pairs is not None:
+                apart = self.pairs(samples, inside.to(samples.dtype), maps.shape[2] - self.channels)
+            evidence, opinion = self._agreement(samples, inside, rows, apart)
             tried = bounds[:, :, None].expand(*evidence.shape[:3], 2).to(evidence)
             evidence = torch.cat([evidence, tried], -1)
-        return self.read(evidence.to(_dtype_of(self.read))), log_depths, opinion
+        hidden = self.read[0](evidence.to(_dtype_of(self.read)))
+        if self.pairs is not None and apart is not None:
+            hidden = hidden + self.pairs.read(apart)
+        return self.read[2](self.read[1](hidden)), log_depths, opinion
 
     def _agreement(
-        self, samples_BVSCTJ: Tensor, inside_BVSTJ: Tensor, rows: int
+        self,
+        samples_BVSCTJ: Tensor,
+        inside_BVSTJ: Tensor,
+        rows: int,
+        apart_BVKTJ: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Per patch and depth: grouped feature variance, colour variance, mean colour, share of
-        sources that see it, [B, V, T, J * (G + 5)]; and the first opinion [B, V, T, J]."""
+        sources that see it, [B, V, T, J * (G + 5)]; and the first opinion [B, V, T, J]. apart: how
+        much pairs of sources disagree (`PairAgreement`)."""
         seen = inside_BVSTJ[:, :, :, None].to(samples_BVSCTJ.dtype)
         count = seen.sum(2)
         weight = seen / count.clamp_min(1)[:, :, None]
@@ -150,6 +164,8 @@ class PlaneSweep(nn.Module):
         colour, feature, alone = self.doubts.exp().to(variance.dtype)
         doubt = colour * colour_variance + feature * grouped.sum(2, keepdim=True)
         doubt = torch.where(count > 1.5, doubt, alone * (2 - count)).squeeze(2)
+        if self.pairs is not None and apart_BVKTJ is not None:
+            doubt = doubt + self.pairs.doubt(apart_BVKTJ)
         return evidence, -_smoothed(doubt, rows)
 
 

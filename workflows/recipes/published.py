@@ -126,20 +126,6 @@ def base() -> TrainConfig:
     )
 
 
-def base_longer() -> TrainConfig:
-    """`base` gone on with at the same rate: what `attend` is compared with."""
-    before = base()
-    return replace(
-        before, name="base_longer", budget=Budget(seconds=600), start_from="base", seed=2
-    )
-
-
-def attend() -> TrainConfig:
-    """`base_longer`, and queries look at the frames they are compared with, in three layers."""
-    before = base_longer()
-    return replace(before, name="attend", model=replace(before.model, cross_view=3))
-
-
 def small() -> TrainConfig:
     """What one CPU core can train in 35 minutes, without a GPU: 0.8M parameters.
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from everview.pipeline.errors import UsageError
 from everview.pipeline.training.config import TrainConfig
 from everview.workflows.recipes.ablations import ABLATIONS
-from everview.workflows.recipes.published import attend, base, base_longer, first_light, small, tiny
+from everview.workflows.recipes.continued import CONTINUED
+from everview.workflows.recipes.published import base, first_light, small, tiny
 
 RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
-    recipe.__name__: recipe
-    for recipe in (tiny, small, first_light, base, base_longer, attend, *ABLATIONS)
+    recipe.__name__: recipe for recipe in (tiny, small, first_light, base, *CONTINUED, *ABLATIONS)
 }
 
 

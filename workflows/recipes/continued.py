@@ -1,0 +1,49 @@
+"""`base` gone on with, in pairs: one change each, against as much more training without it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from everview.models.config import ModelConfig
+from everview.pipeline.training.config import TrainConfig
+from everview.pipeline.training.learning_rate import Budget
+from everview.workflows.recipes.published import base
+
+
+def base_longer() -> TrainConfig:
+    """Ten more minutes of `base` as it is: what the others are compared with."""
+    before = base()
+    return replace(
+        before,
+        name="base_longer",
+        budget=Budget(seconds=600),
+        start_from="base",
+        evaluation=replace(before.evaluation, scenes=16),
+        seed=2,
+    )
+
+
+def attend() -> TrainConfig:
+    """`base_longer`, and queries look at the frames they are compared with, in three layers."""
+    before = base_longer()
+    return replace(before, name="attend", model=replace(before.model, cross_view=3))
+
+
+def robust_sweep() -> TrainConfig:
+    """`base_longer`, and the sweep is told how far pairs of frames agree, whatever is occluded."""
+    before = base_longer()
+    return replace(before, name="robust_sweep", model=_with_pairs(before.model))
+
+
+def attend_robust() -> TrainConfig:
+    """Both changes."""
+    before = attend()
+    return replace(before, name="attend_robust", model=_with_pairs(before.model))
+
+
+def _with_pairs(model: ModelConfig) -> ModelConfig:
+    assert model.bank is not None
+    return replace(model, bank=replace(model.bank, pair_widths=(10.0, 2.0)))
+
+
+CONTINUED = base_longer, attend, robust_sweep, attend_robust
