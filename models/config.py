@@ -37,9 +37,9 @@ class BankConfig:
     refine_offsets: tuple[float, ...] = (-0.6, -0.3, 0.0, 0.3, 0.6)
     """offsets around the predicted log depth at which colour is copied, in steps between two
     hypotheses"""
-    pair_widths: tuple[float, ...] = field(default=(), repr=False)
-    """variances that count half where the agreement of pairs of the compared frames is bounded, so
-    that it survives occlusion (`pair_agreement`); none: only the variance over all of them"""
+    pair_powers: tuple[float, ...] = field(default=(), repr=False)
+    """of every mean over pairs of the compared frames, whose agreement survives occlusion
+    (`pair_agreement`): how much near pairs count at first; none: the variance over all is all"""
 
     def __post_init__(self) -> None:
         if not 1 <= self.sources <= self.compared:
@@ -49,8 +49,6 @@ class BankConfig:
             )
         if self.hypotheses < 2:
             raise ValueError(f"hypotheses {self.hypotheses}: depths are told apart from 2 on")
-        if not all(width > 0 for width in self.pair_widths):
-            raise ValueError(f"pair_widths {self.pair_widths}: variances are positive")
 
 
 @dataclass(frozen=True)
@@ -161,8 +159,8 @@ class ModelConfig:
         parts = [repr(self)] if self.window_used is None else [repr(self), repr(self.window)]
         if self.cross_view:
             parts.append(f"cross_view={self.cross_view}")
-        if self.bank is not None and self.bank.pair_widths:
-            parts.append(f"pair_widths={self.bank.pair_widths}")
+        if self.bank is not None and self.bank.pair_powers:
+            parts.append(f"pair_powers={self.bank.pair_powers}")
         return ", ".join(parts)
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from everview.datasets.cameras import Cameras
 from everview.models.config import BankConfig
-from everview.models.pair_agreement import PairAgreement
+from everview.models.pair_agreement import PairAgreement, smoothed
 from everview.models.warping import (
     gather_frames,
     pixel_grid,
@@ -105,8 +105,8 @@ class PlaneSweep(nn.Module):
         self.absent = nn.Parameter(torch.zeros(dim))
         # log weights of colour variance, feature variance, and of being seen by fewer than two
         self.doubts = nn.Parameter(torch.tensor([5.0, 1.5, 0.7]))
-        widths = config.pair_widths
-        self.pairs = PairAgreement(widths, config.hypotheses, dim) if widths else None
+        powers = config.pair_powers
+        self.pairs = PairAgreement(powers, config.hypotheses, dim) if powers else None
 
     def forward(
         self,
@@ -130,9 +130,7 @@ class PlaneSweep(nn.Module):
             inside = inside & valid_BVS[..., None, None]
             samples = sample_sources(gather_frames(maps, index_BVS), coordinates)
             rows = cameras.height // self.patch
-            apart = None
-            if self.pairs is not None:
-                apart = self.pairs(samples, inside.to(samples.dtype), maps.shape[2] - self.channels)
+            apart = None if self.pairs is None else self.pairs(samples, inside, sources, rows)
             evidence, opinion = self._agreement(samples, inside, rows, apart)
             tried = bounds[:, :, None].expand(*evidence.shape[:3], 2).to(evidence)
             evidence = torch.cat([evidence, tried], -1)
@@ -166,7 +164,7 @@ class PlaneSweep(nn.Module):
         doubt = torch.where(count > 1.5, doubt, alone * (2 - count)).squeeze(2)
         if self.pairs is not None and apart_BVKTJ is not None:
             doubt = doubt + self.pairs.doubt(apart_BVKTJ)
-        return evidence, -_smoothed(doubt, rows)
+        return evidence, -smoothed(doubt, rows)
 
 
 def shared_range(
@@ -195,14 +193,6 @@ def shared_range(
     ends = torch.stack([first - 1, last + 1], -1).clamp(0, _RANGE_DEPTHS - 1)
     first, last = tried.to(rays)[ends].unbind(-1)
     return torch.stack([first.clamp_max(1 / _AROUND_UNIT), last.clamp_min(_AROUND_UNIT)], -1)
-
-
-def _smoothed(doubt_BVTJ: Tensor, rows: int) -> Tensor:
-    """The mean of each patch's doubt and of its 3 x 3 neighbourhood's, at equal depth."""
-    b, v, t, j = doubt_BVTJ.shape
-    grid = doubt_BVTJ.reshape(b * v, rows, t // rows, j).permute(0, 3, 1, 2)
-    around = functional.avg_pool2d(grid, 3, stride=1, padding=1, count_include_pad=False)
-    return ((grid + around) / 2).permute(0, 2, 3, 1).reshape(b, v, t, j)
 
 
 def _dtype_of(layers: nn.Sequential) -> torch.dtype:

@@ -15,17 +15,17 @@ from everview.workflows.recipes import find_recipe
 from everview.workflows.recipes.continued import CONTINUED, attend, attend_robust, base_longer
 from tests.models.scenes import episode
 
-PAIRS = (10.0, 2.0)
+PAIRS = (0.0, 2.5)
 
 
 @pytest.mark.parametrize(
-    ("name", "cross_view", "pair_widths"),
+    ("name", "cross_view", "pair_powers"),
     [("attend", 3, ()), ("robust_sweep", 0, PAIRS), ("attend_robust", 3, PAIRS)],
 )
-def test_they_differ_from_their_control_in_the_model_alone(name, cross_view, pair_widths) -> None:
+def test_they_differ_from_their_control_in_the_model_alone(name, cross_view, pair_powers) -> None:
     one, other = find_recipe(name)(), base_longer()
     assert other.model.bank is not None
-    bank = replace(other.model.bank, pair_widths=pair_widths)
+    bank = replace(other.model.bank, pair_powers=pair_powers)
     assert one.model == replace(other.model, cross_view=cross_view, bank=bank)
     assert replace(one, name=other.name, model=other.model) == other
     assert (one.start_from, one.budget.seconds, one.seed) == ("base", 600, 2)

@@ -43,7 +43,7 @@ def attend_robust() -> TrainConfig:
 
 def _with_pairs(model: ModelConfig) -> ModelConfig:
     assert model.bank is not None
-    return replace(model, bank=replace(model.bank, pair_widths=(10.0, 2.0)))
+    return replace(model, bank=replace(model.bank, pair_powers=(0.0, 2.5)))
 
 
 CONTINUED = base_longer, attend, robust_sweep, attend_robust
