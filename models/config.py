@@ -11,6 +11,9 @@ from everview.models import steps as _steps
 from everview.models.elastic import Elastic
 from everview.models.steps import InverseSqrtStep, StepPolicy
 
+SHARED_BY = 0.75
+"""share of the compared frames that see what a range of depths is for"""
+
 
 @dataclass(frozen=True)
 class BankConfig:
@@ -40,6 +43,9 @@ class BankConfig:
     pair_powers: tuple[float, ...] = field(default=(), repr=False)
     """of every mean over pairs of the compared frames, whose agreement survives occlusion
     (`pair_agreement`): how much near pairs count at first; none: the variance over all is all"""
+    far_shared_by: float = field(default=SHARED_BY, repr=False)
+    """the same share for the range's far end alone: what stands on a table has the ground behind
+    it, which fewer frames see"""
 
     def __post_init__(self) -> None:
         if not 1 <= self.sources <= self.compared:
@@ -47,6 +53,8 @@ class BankConfig:
                 f"a query copies from {self.sources} frames of the {self.compared} it compares: "
                 "from at least 1, and from none that it doesn't compare"
             )
+        if not 0 < self.far_shared_by <= 1:
+            raise ValueError(f"far_shared_by {self.far_shared_by}: a share, over 0 and at most 1")
         if self.hypotheses < 2:
             raise ValueError(f"hypotheses {self.hypotheses}: depths are told apart from 2 on")
 
@@ -161,6 +169,8 @@ class ModelConfig:
             parts.append(f"cross_view={self.cross_view}")
         if self.bank is not None and self.bank.pair_powers:
             parts.append(f"pair_powers={self.bank.pair_powers}")
+        if self.bank is not None and self.bank.far_shared_by != SHARED_BY:
+            parts.append(f"far_shared_by={self.bank.far_shared_by}")
         return ", ".join(parts)
 
 

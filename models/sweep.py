@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from everview.datasets.cameras import Cameras
-from everview.models.config import BankConfig
+from everview.models.config import SHARED_BY, BankConfig
 from everview.models.pair_agreement import PairAgreement, smoothed
 from everview.models.warping import (
     gather_frames,
@@ -98,6 +98,7 @@ class PlaneSweep(nn.Module):
         super().__init__()
         self.patch, self.groups, self.channels = patch, config.groups, config.features
         self.near, self.far = config.near, config.far
+        self.far_shared_by = config.far_shared_by
         self.register_buffer("steps", torch.linspace(0, 1, config.hypotheses), persistent=False)
         self.features = MatchingFeatures(config.features)
         width = config.hypotheses * (config.groups + 5) + 2
@@ -121,7 +122,8 @@ class PlaneSweep(nn.Module):
         [B, V, T, dim], the logarithms of the depths tried [B, V, J], and logits over them
         [B, V, T, J]."""
         with torch.autocast(maps.device.type, enabled=False):
-            bounds = shared_range(cameras, sources, valid_BVS, self.near, self.far).log()
+            ends = self.near, self.far, self.far_shared_by
+            bounds = shared_range(cameras, sources, valid_BVS, *ends).log()
             log_depths = torch.lerp(bounds[..., :1], bounds[..., 1:], self.steps.to(bounds))
             pixels = pixel_grid(cameras.height, cameras.width, self.patch, maps.device)
             rays = point_rays(cameras, pixels)
@@ -168,14 +170,20 @@ class PlaneSweep(nn.Module):
 
 
 def shared_range(
-    cameras: Cameras, sources: Cameras, valid_BVS: Tensor, near: float, far: float
+    cameras: Cameras,
+    sources: Cameras,
+    valid_BVS: Tensor,
+    near: float,
+    far: float,
+    far_shared_by: float = SHARED_BY,
 ) -> Tensor:
     """Nearest and farthest depth [B, V, 2] at which a view shows what most of its sources see.
 
-    cameras [B, V], sources [B, V, S]. A point is shared if three quarters of the sources see it.
-    Among 64 depths from near to far and an 8 x 8 grid of rays, those count at which at least half
-    as many rays are shared as at the best. Both ends are then moved out by one step, and the
-    gauge's unit, a typical depth, always lies between. A view that shares nothing gets (near, far).
+    cameras [B, V], sources [B, V, S]. A point is shared if three quarters of the sources see it;
+    the far end may ask for fewer, `far_shared_by`, but never lies nearer for that. Among 64 depths
+    from near to far and an 8 x 8 grid of rays, those count at which at least half as many rays are
+    shared as at the best. Both ends are then moved out by one step, and the gauge's unit, a typical
+    depth, always lies between. A view that shares nothing gets (near, far).
     """
     stride = max(cameras.height, cameras.width) // _RANGE_RAYS
     pixels = pixel_grid(cameras.height, cameras.width, stride, valid_BVS.device)
@@ -183,16 +191,25 @@ def shared_range(
     tried = near * (far / near) ** steps
     rays = point_rays(cameras, pixels)
     _, inside = project_into_sources(cameras, rays, tried.to(rays).view(1, 1, 1, -1), sources)
-    seen = (inside & valid_BVS[..., None, None]).sum(2) >= 0.75 * valid_BVS.sum(2)[..., None, None]
-    shared = seen.to(rays.dtype).mean(2)
+    seen = (inside & valid_BVS[..., None, None]).sum(2)
+    first, last = _shared_places(seen, valid_BVS, SHARED_BY)
+    if far_shared_by != SHARED_BY:
+        last = torch.maximum(last, _shared_places(seen, valid_BVS, far_shared_by)[1])
+    ends = torch.stack([first - 1, last + 1], -1).clamp(0, _RANGE_DEPTHS - 1)
+    first, last = tried.to(rays)[ends].unbind(-1)
+    return torch.stack([first.clamp_max(1 / _AROUND_UNIT), last.clamp_min(_AROUND_UNIT)], -1)
+
+
+def _shared_places(seen_BVPJ: Tensor, valid_BVS: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """First and last of the depths [B, V] at which enough rays are seen by `share` of the sources;
+    seen: how many see each point."""
+    enough = seen_BVPJ >= share * valid_BVS.sum(2)[..., None, None]
+    shared = enough.float().mean(2)
     counts = (shared >= shared.amax(-1, keepdim=True) / 2) & (shared > 0)
     counts = counts | ~counts.any(-1, keepdim=True)
     places = torch.arange(_RANGE_DEPTHS, device=counts.device)
     first = torch.where(counts, places, _RANGE_DEPTHS).amin(-1)
-    last = torch.where(counts, places, -1).amax(-1)
-    ends = torch.stack([first - 1, last + 1], -1).clamp(0, _RANGE_DEPTHS - 1)
-    first, last = tried.to(rays)[ends].unbind(-1)
-    return torch.stack([first.clamp_max(1 / _AROUND_UNIT), last.clamp_min(_AROUND_UNIT)], -1)
+    return first, torch.where(counts, places, -1).amax(-1)
 
 
 def _dtype_of(layers: nn.Sequential) -> torch.dtype:

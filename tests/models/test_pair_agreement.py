@@ -109,9 +109,12 @@ def test_a_model_that_gets_pairs_shows_the_same_pictures_until_it_is_trained():
     assert not torch.equal(first.targets.rgb, after.forward(seen, SET)[1].targets.rgb)
 
 
-def test_pairs_are_in_the_name_of_those_weights_alone_that_have_them():
+def test_pairs_and_a_farther_range_are_in_the_name_of_those_weights_alone_that_have_them():
     plain, paired = tiny(), replace(tiny(), bank=PAIRED)
     assert "pair" not in plain.identity
+    assert "shared" not in plain.identity
     assert paired.identity != plain.identity
     assert replace(paired, bank=replace(PAIRED, pair_powers=(3.0,))).identity != paired.identity
     assert config_from_dict(config_to_dict(paired)) == paired
+    far = replace(plain, bank=replace(plain.bank, far_shared_by=0.5))
+    assert len({plain.identity, paired.identity, far.identity}) == 3

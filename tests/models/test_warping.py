@@ -148,6 +148,18 @@ def test_depths_that_most_sources_share_are_all_tried_along_a_walk() -> None:
     assert far == pytest.approx(16.0)
 
 
+def test_the_far_end_may_ask_for_fewer_sources_and_moves_nothing_else() -> None:
+    cameras = around_an_object(9)
+    valid = torch.ones(1, 1, 4, dtype=torch.bool)
+    sources = cameras[:, None, torch.tensor([1, 2, 7, 8])]
+    near, far = shared_range(cameras[:, :1], sources, valid, 0.2, 16.0)[0, 0].tolist()
+    wide = shared_range(cameras[:, :1], sources, valid, 0.2, 16.0, 0.5)[0, 0].tolist()
+    assert wide[0] == near
+    assert wide[1] > 1.05 * far
+    strict = shared_range(cameras[:, :1], sources, valid, 0.2, 16.0, 1.0)[0, 0].tolist()
+    assert strict == [near, far]
+
+
 def test_a_view_that_shares_nothing_tries_the_full_range() -> None:
     cameras = around_an_object(4)
     valid = torch.zeros(1, 1, 3, dtype=torch.bool)

@@ -35,6 +35,15 @@ def robust_sweep() -> TrainConfig:
     return replace(before, name="robust_sweep", model=_with_pairs(before.model))
 
 
+def robust_far_sweep() -> TrainConfig:
+    """`robust_sweep`, and depths are tried as far as what half of a view's frames see."""
+    before = robust_sweep()
+    bank = before.model.bank
+    assert bank is not None
+    model = replace(before.model, bank=replace(bank, far_shared_by=0.5))
+    return replace(before, name="robust_far_sweep", model=model)
+
+
 def attend_robust() -> TrainConfig:
     """Both changes."""
     before = attend()
@@ -46,4 +55,4 @@ def _with_pairs(model: ModelConfig) -> ModelConfig:
     return replace(model, bank=replace(model.bank, pair_powers=(0.0, 2.5)))
 
 
-CONTINUED = base_longer, attend, robust_sweep, attend_robust
+CONTINUED = base_longer, attend, robust_sweep, robust_far_sweep, attend_robust
