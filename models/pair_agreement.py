@@ -15,7 +15,8 @@ Cost: each of S (S - 1) / 2 pairs reads two sources' samples, so S - 1 copies of
 forwards and at most three times as many backwards, if compiled; nothing of S x S x C is kept. For
 16 x 8 views of 128 px, 32 depths and 6 sources of 35 channels (0.9 GB of samples, float32, which
 the variance reads once) these are 4.4 GB and 1.6 GFLOP forwards; what is kept of the 15 pairs is
-about ten maps of 0.06 GB.
+about ten maps of 0.06 GB. Measured on a CPU core only: the sweep of a view of 128 px takes 37 ms
+instead of 17.
 
 Shapes: B scenes, V views, S sources, T patches, J depths, C channels, K means.
 """
