@@ -43,10 +43,12 @@ class Keyframe:
         return inverse_rigid(self.reference.w2c)
 
 
-def view_distance(a: Reference, b: Reference) -> float:
-    """Shift in shares of the median depth plus turn in radians, between two frames."""
-    apart = log_se3(a.w2c @ inverse_rigid(b.w2c))
-    return float(apart[:3].norm() * (a.nearness * b.nearness) ** 0.5 + apart[3:].norm())
+def view_distance(a: Tensor, nearness_a: Tensor, b: Tensor, nearness_b: Tensor) -> Tensor:
+    """Shift in shares of the median depth plus turn in radians, [...], between frames whose
+    world-to-camera matrices are a and b [..., 4, 4]; nearness [...]: of what each sees."""
+    apart = log_se3(a @ inverse_rigid(b))
+    shift = apart[..., :3].norm(dim=-1) * (nearness_a * nearness_b).sqrt()
+    return shift + apart[..., 3:].norm(dim=-1)
 
 
 class KeyframeMap:
@@ -87,11 +89,15 @@ class KeyframeMap:
     def _alike(self) -> int:
         """The newer of the two most alike outside the window; the first keyframe stays."""
         numbers = sorted(self.keyframes)[: -self.window]
-        pairs = [(a, b) for place, a in enumerate(numbers) for b in numbers[place + 1 :]]
-        if not pairs:
+        if len(numbers) < 2:
             return min(self.keyframes)
-        at = {number: self.keyframes[number].reference for number in numbers}
-        return min(pairs, key=lambda pair: (view_distance(at[pair[0]], at[pair[1]]), pair))[1]
+        # all pairs at once: of 42 keyframes one by one they took as long as matching a frame
+        older, newer = torch.triu_indices(len(numbers), len(numbers), 1)
+        at = [self.keyframes[number].reference for number in numbers]
+        w2c = torch.stack([one.w2c for one in at])
+        nearness = torch.tensor([one.nearness for one in at], dtype=w2c.dtype)
+        apart = view_distance(w2c[older], nearness[older], w2c[newer], nearness[newer])
+        return numbers[int(newer[apart.argmin()])]
 
     def _drop(self, number: int) -> None:
         del self.keyframes[number]
