@@ -6,7 +6,6 @@ Worlds: those of `scenes`, one scene each, and `walk`, a row of rooms without en
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -14,9 +13,9 @@ from urllib.parse import parse_qsl, urlsplit
 import torch
 
 from everview.datasets.cameras import Camera, Cameras
-from everview.datasets.captures import CaptureInfo, Frame, IndexedCapture, Skip
+from everview.datasets.captures import CaptureInfo, Frame
+from everview.datasets.complete import CompleteCapture
 from everview.datasets.errors import DataError
-from everview.datasets.listed import check_state
 from everview.datasets.procedural.rendering import render_views
 from everview.datasets.procedural.scenes import WORLDS, draw_scenes
 from everview.datasets.procedural.trajectories import FRAMES_PER_S, draw_cameras
@@ -83,7 +82,7 @@ def _whole(url: str, key: str, text: str) -> int:
     return int(text)
 
 
-class ProceduralCapture(IndexedCapture):
+class ProceduralCapture(CompleteCapture):
     """Frames of one procedural scene along its video trajectory, each rendered when it is read.
 
     World in metres, z up; 10 frames/s; exact depth. Memory doesn't grow with the frames: 8 MiB of
@@ -107,7 +106,7 @@ class ProceduralCapture(IndexedCapture):
             licence="Apache-2.0",
             notes=(f"world '{url.world}', {'moving' if url.dynamic else 'still'}, z up, metres",),
         )
-        self.rewind()
+        super().__init__()
 
     def _draw(self) -> None:
         self.scene = draw_scenes(self.url.world, [self.url.seed], self.url.dynamic)
@@ -117,9 +116,7 @@ class ProceduralCapture(IndexedCapture):
 
     def __getitem__(self, index: int) -> Frame:
         """Frame `index` (negative counts from the end); the cursor stays."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"frame {index} of {len(self)}")
-        index %= len(self)
+        index = self.place_of(index)
         if index not in self._kept:
             room = _KEPT_BYTES // (_BYTES_PER_PIXEL * self.url.size**2)
             while self._kept and len(self._kept) >= room:
@@ -142,23 +139,6 @@ class ProceduralCapture(IndexedCapture):
             time_s=float(time_s),
             depth=views.depth[0, 0].numpy(),
         )
-
-    def __iter__(self) -> Iterator[Frame]:
-        while self._next < len(self):
-            frame = self[self._next]
-            self._next += 1
-            yield frame
-
-    def state(self) -> dict[str, Any]:
-        return {"identity": self.identity(), "next": self._next}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        check_state(state, self)
-        self._next = min(int(state["next"]), len(self))
-
-    def rewind(self) -> None:
-        self._next = 0
-        self.skipped: list[Skip] = []
 
     def identity(self) -> str:
         return f"{self.url}#{self.samples_per_pixel}"

@@ -6,13 +6,11 @@ The source is SET#SCENE, where SCENE is a scene's title (its name, and its varia
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from everview.datasets.captures import CaptureInfo, Frame, IndexedCapture, Skip
+from everview.datasets.captures import CaptureInfo, Frame
+from everview.datasets.complete import CompleteCapture
 from everview.datasets.errors import DataError
-from everview.datasets.listed import check_state
 from everview.datasets.shards.reading import ShardSet, open_shards
 from everview.datasets.shards.scene import PosedScene
 
@@ -20,16 +18,16 @@ FORMAT = "scene of a shard set"
 _NAMED = 5
 
 
-class SceneCapture(IndexedCapture):
+class SceneCapture(CompleteCapture):
     """The views of one scene, decoded together: a scene has a few dozen."""
 
     def __init__(self, source: str, scene: PosedScene, set_identity: str) -> None:
-        self._scene, self._next = scene, 0
+        super().__init__()
+        self._scene = scene
         self._cameras = scene.cameras.unbind()
         self._identity = hashlib.blake2b(
             f"{set_identity}|{scene.title}".encode(), digest_size=16
         ).hexdigest()
-        self.skipped: list[Skip] = []
         self.info = CaptureInfo(
             source,
             FORMAT,
@@ -46,10 +44,7 @@ class SceneCapture(IndexedCapture):
         return self._scene.views
 
     def __getitem__(self, index: int) -> Frame:
-        scene = self._scene
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"frame {index} of {len(self)}")
-        place = index % len(self)
+        scene, place = self._scene, self.place_of(index)
         return Frame(
             place,
             scene.view_names[place] if scene.view_names else f"{place:04d}",
@@ -58,21 +53,6 @@ class SceneCapture(IndexedCapture):
             None if scene.time_s is None else float(scene.time_s[place]),
             None if scene.depth is None else scene.depth[place],
         )
-
-    def __iter__(self) -> Iterator[Frame]:
-        while self._next < len(self):
-            self._next += 1
-            yield self[self._next - 1]
-
-    def state(self) -> dict[str, Any]:
-        return {"identity": self.identity(), "next": self._next}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        check_state(state, self)
-        self._next = min(int(state["next"]), len(self))
-
-    def rewind(self) -> None:
-        self._next = 0
 
     def identity(self) -> str:
         return self._identity

@@ -116,17 +116,12 @@ def difference(image: np.ndarray, other: np.ndarray) -> float:
 def shared_directions(camera: Camera, other: Camera) -> float:
     """Share of a camera's directions, over its picture, that `other` sees too: what both show of
     things far away, and nearly that of near ones where neither has moved far."""
-    across, down = (np.arange(_RAYS) + 0.5)[None] / _RAYS, (np.arange(_RAYS) + 0.5)[:, None] / _RAYS
-    x, y = np.broadcast_arrays(
-        (across * camera.width - camera.cx) / camera.fx,
-        (down * camera.height - camera.cy) / camera.fy,
-    )
-    rays = np.stack([x, y, np.ones_like(x)], -1)
-    right, low, ahead = np.moveaxis(rays @ camera.c2w_cv[:3, :3].T @ other.c2w_cv[:3, :3], -1, 0)
-    ahead = np.where(ahead > 0, ahead, np.nan)  # behind it: outside
-    column, row = other.fx * right / ahead + other.cx, other.fy * low / ahead + other.cy
-    inside = (column >= 0) & (column <= other.width) & (row >= 0) & (row <= other.height)
-    return float(inside.mean())
+    coarse, beside = camera.resized(_RAYS, _RAYS), other.c2w_cv.copy()
+    beside[:3, 3] = camera.centre
+    far = coarse.unproject(coarse.pixel_centres(), np.ones((_RAYS, _RAYS)))
+    pixels, depth = other.moved(beside).project(far)
+    inside = (pixels >= 0) & (pixels <= (other.width, other.height))
+    return float((inside.all(-1) & (depth > 0)).mean())
 
 
 def clipped_share(image: np.ndarray) -> float:
