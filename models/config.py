@@ -47,6 +47,16 @@ class BankConfig:
     """the same share for the range's far end alone: what stands on a table has the ground behind
     it, which fewer frames see"""
 
+    fine_offsets: tuple[float, ...] = field(default=(), repr=False)
+    """where every block of 2 x 2 pixels looks for agreement around the predicted log depth
+    (`fine_sweep`), in steps between two hypotheses; none: depth is the tokens'"""
+    fine_features: int = field(default=8, repr=False)
+    """channels of the features at half of the resolution that it compares"""
+    fine_channels: int = field(default=64, repr=False)
+    """width of its network at blocks"""
+    fine_returned: int = field(default=16, repr=False)
+    """features that it gives the copy"""
+
     def __post_init__(self) -> None:
         if not 1 <= self.sources <= self.compared:
             raise ValueError(
@@ -55,6 +65,10 @@ class BankConfig:
             )
         if not 0 < self.far_shared_by <= 1:
             raise ValueError(f"far_shared_by {self.far_shared_by}: a share, over 0 and at most 1")
+        if any(a + b for a, b in zip(self.fine_offsets, reversed(self.fine_offsets), strict=True)):
+            raise ValueError(
+                f"fine_offsets {self.fine_offsets}: symmetric, or depths begin somewhere else"
+            )
         if self.hypotheses < 2:
             raise ValueError(f"hypotheses {self.hypotheses}: depths are told apart from 2 on")
 
@@ -171,6 +185,9 @@ class ModelConfig:
             parts.append(f"pair_powers={self.bank.pair_powers}")
         if self.bank is not None and self.bank.far_shared_by != SHARED_BY:
             parts.append(f"far_shared_by={self.bank.far_shared_by}")
+        if self.bank is not None and self.bank.fine_offsets:
+            fine = self.bank.fine_features, self.bank.fine_channels, self.bank.fine_returned
+            parts.append(f"fine={self.bank.fine_offsets}, {fine}")
         return ", ".join(parts)
 
 

@@ -191,10 +191,10 @@ def looking(
     allowed_BV: Tensor | None,
 ) -> Between | None:
     """What happens to queries between blocks of the stack; None where they see no frames. features:
-    of the bank, matching features and then `CrossView.forward`."""
+    of the bank, matching features, then `CrossView.forward`."""
     if cross_view is None or sources is None:
         return None
-    shown = features[1:]
+    shown = features[1 : 1 + len(cross_view.layers)]
     looks = cross_view.looks(cameras, sources, shown[0].shape[1], allowed_BV)
 
     def between(blocks: int, x_BVTC: Tensor) -> Tensor:

@@ -33,13 +33,14 @@ _DEPTH_CORRECTION = 2.0  # largest, in steps between two depths
 class Decoded(NamedTuple):
     """Per pixel: rgb [B, V, 3, H, W] in (0, 1), log_depth, log_scale [B, V, H, W],
     features [B, V, FEATURES, H, W] for the refinement; per view: spacing [B, V] of the log depths
-    that were told apart."""
+    that were told apart. fine: more features, of the fine sweep [B, V, F, H, W]."""
 
     rgb: Tensor
     log_depth: Tensor
     log_scale: Tensor
     features: Tensor
     spacing: Tensor
+    fine: Tensor | None
 
 
 class TokenHead(nn.Module):
@@ -91,6 +92,7 @@ class TokenHead(nn.Module):
             maps[:, :, 4] - 3.0,
             maps[:, :, 5:],
             spacing,
+            None,
         )
 
 
@@ -113,6 +115,8 @@ class Refinement(nn.Module):
         self.candidates = config.sources * len(config.refine_offsets)
         width = config.refine_channels
         self.entry = nn.Conv2d(4 * self.candidates + 3 + FEATURES, width, 1)
+        finer = config.fine_returned if config.fine_offsets else 0
+        self.finer = nn.Conv2d(finer, width, 1, bias=False) if finer else None
         self.near = nn.Conv2d(width, width, 3, padding=1)
         self.wide = nn.Conv2d(width, width, 3, padding=2, dilation=2)
         self.exit = nn.Conv2d(width, width, 3, padding=1)
@@ -139,7 +143,10 @@ class Refinement(nn.Module):
             packed = torch.cat([part.flatten(0, 1) for part in parts], 1)
             # channels innermost: convolutions run three times as fast on a CPU
             packed = packed.contiguous(memory_format=torch.channels_last)
-        x = functional.gelu(self.entry(packed.to(self.entry.weight.dtype)))
+        x = self.entry(packed.to(self.entry.weight.dtype))
+        if self.finer is not None and decoded.fine is not None:
+            x = x + self.finer(decoded.fine.flatten(0, 1).to(self.finer.weight.dtype))
+        x = functional.gelu(x)
         x = x + functional.gelu(self.near(x))
         x = x + functional.gelu(self.wide(x))
         x = x + functional.gelu(self.exit(x))

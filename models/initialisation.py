@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from torch import nn
 
 from everview.models.cross_view import CrossView
+from everview.models.fine_sweep import FineSweep
 from everview.models.heads import Refinement, TokenHead
 
 
@@ -15,7 +17,7 @@ def initialise(
     layers: nn.ModuleList,
     head: TokenHead,
     refine: Refinement | None,
-    cross_view: CrossView | None,
+    parts: Iterable[CrossView | FineSweep | None],
 ) -> None:
     """N(0, 0.02) linears; projections that end a residual branch scaled by 1/sqrt(2 layers); depth
     and blending begin without an opinion."""
@@ -31,5 +33,8 @@ def initialise(
     if refine is not None:
         nn.init.zeros_(refine.mix.weight)
         nn.init.zeros_(refine.mix.bias)
-    if cross_view is not None:
-        cross_view.reset()
+        if refine.finer is not None:
+            nn.init.zeros_(refine.finer.weight)
+    for part in parts:
+        if part is not None:
+            part.reset()

@@ -23,12 +23,14 @@ from everview.models.bank_features import BankFeatures, Made
 from everview.models.config import BankConfig, ModelConfig
 from everview.models.context import Context
 from everview.models.cross_view import CrossView, Visit, looking, visit
+from everview.models.decoding import Pixels
 from everview.models.elastic import Elastic
 from everview.models.episode import Episode
+from everview.models.fine_sweep import FineSweep
 from everview.models.fingerprint import Fingerprint
 from everview.models.frame_bank import FrameBank, grown_bank, nearest_sources
 from everview.models.gauge import Gauge, fit_gauge
-from everview.models.heads import Decoded, Refinement, TokenHead
+from everview.models.heads import Refinement, TokenHead
 from everview.models.initialisation import initialise
 from everview.models.layers import Plan, TokenGrid, build_stack
 from everview.models.layers.blocks import Run, block_length, recomputed, run_block, run_stack
@@ -58,12 +60,14 @@ class SceneModel(nn.Module):
         self.sweep = None if bank is None else PlaneSweep(bank, config.dim, config.patch)
         self.refine = None if bank is None else Refinement(bank)
         self.cross_view = CrossView(config, depths) if config.cross_view else None
+        is_fine = bank is not None and bank.fine_offsets
+        self.fine = FineSweep(depths, config.dim, config.patch) if is_fine else None
         self._fingerprint = Fingerprint()
         self._packed, self._packed_looks = PackedStack(), PackedStack()
         self._bank_features = BankFeatures()
         self._run: Run = run_block
         self._visit: Visit = visit
-        initialise(self, self.layers, self.head, self.refine, self.cross_view)
+        initialise(self, self.layers, self.head, self.refine, (self.cross_view, self.fine))
 
     # --- identity ------------------------------------------------------------------------------
 
@@ -109,7 +113,8 @@ class SceneModel(nn.Module):
         config.recompile_limit = max(config.recompile_limit, 64)
         self._run = torch.compile(run_block, **options)
         self._visit = torch.compile(visit, **options)
-        for module in (self.embed, self.head, self.sweep, self.refine, self.cross_view):
+        pixels = self.head, self.fine, self.refine
+        for module in (self.embed, self.sweep, self.cross_view, *pixels):
             if module is not None:
                 module.compile(**options)
 
@@ -267,7 +272,7 @@ class SceneModel(nn.Module):
             x, grid = in_arithmetic(x), self._grid(cameras)
             looks = looking(view.cross_view, self._visit, cameras, sources, view.features, None)
             _, x, _ = self._through(view.stack, None, x, view.layers, None, None, grid, looks)
-            return self._decode(x, cameras, frames, sources, None)
+            return self._decode(x, cameras, frames, sources, view.features, None)
 
     # --- episodes ------------------------------------------------------------------------------
 
@@ -311,8 +316,9 @@ class SceneModel(nn.Module):
         x, q, layers = self._through(self.layers, x, q, state.layers, *rest, looks)
         clock = replace(clock, chunks=clock.chunks + plan.num_updates)
         final = replace(state, layers=layers, clock=clock, bank=frames)
-        seen = self._decode(x, cameras, None, None, None)
-        return final, EpisodeOutputs(self._decode(q, asked, frames, sources, own.bank_mask), seen)
+        seen = self._decode(x, cameras, None, None, (), None)
+        outs = self._decode(q, asked, frames, sources, features, own.bank_mask)
+        return final, EpisodeOutputs(outs, seen)
 
     # --- shared parts --------------------------------------------------------------------------
 
@@ -324,13 +330,15 @@ class SceneModel(nn.Module):
         return SceneState(layers, gauge, Clock(origin, chunks), None, "")
 
     def _features_of(self, frames: FrameBank, products: torch.dtype | None = None) -> Made:
-        """Matching features of every frame, then what each layer across views is shown of it."""
+        """Matching features of every frame, what each layer across views is shown of it, and
+        features at half of the resolution."""
         assert self.sweep is not None
         pictures = frames.pictures()
         maps = self.sweep.features(pictures)
         looks = self.cross_view
         shown = () if looks is None else looks(pictures, frames.cameras, maps)
-        return maps, *(shown if products is None else in_products(shown, products))
+        fine = () if self.fine is None else (self.fine.features(pictures, maps),)
+        return maps, *(shown if products is None else in_products(shown, products)), *fine
 
     def _with_evidence(
         self,
@@ -364,27 +372,11 @@ class SceneModel(nn.Module):
         cameras: Cameras,
         frames: FrameBank | None,
         sources: Sources | None,
+        features: Made,
         mask_BV: Tensor | None,
     ) -> Outputs:
-        prior = () if sources is None else (sources.log_depths, sources.opinion)
-        decoded: Decoded = self.head(tokens, cameras.height, cameras.width, *prior)
-        rgb, log_depth, log_scale = decoded.rgb, decoded.log_depth, decoded.log_scale
-        if self.refine is not None and frames is not None and sources is not None:
-            copied = sources.nearest(self.refine.sources)[:3]
-            pictures = frames.pictures()
-            rgb, log_depth, log_scale = self.refine(decoded, cameras, pictures, *copied)
-            if mask_BV is not None:
-                keep = mask_BV[..., None, None]
-                rgb = torch.where(keep[..., None], rgb, decoded.rgb)
-                log_depth = torch.where(keep, log_depth, decoded.log_depth)
-                log_scale = torch.where(keep, log_scale, decoded.log_scale)
-        return Outputs(
-            rgb=rgb,
-            direct_rgb=decoded.rgb,
-            log_depth=log_depth,
-            log_depth_direct=decoded.log_depth,
-            log_scale=log_scale,
-        )
+        pixels = Pixels(self.head, self.fine, self.refine)
+        return pixels.of(tokens, cameras, frames, sources, features, mask_BV)
 
     def _through(self, layers: Any, *rest: Any) -> tuple[Any, Any, tuple[Any, ...]]:
         """Layer.run through a stack: inputs, queries and the layers' states."""

@@ -16,11 +16,14 @@ from everview.workflows.recipes.continued import (
     CONTINUED,
     attend,
     base_longer,
+    fine_sweep,
     robust_far_sweep,
 )
 from tests.models.scenes import episode
 
 PAIRS = (0.0, 2.5)
+BIT_FOR_BIT = [r for r in CONTINUED if r not in (robust_far_sweep, fine_sweep)]
+"""a farther end and the fine sweep's first opinion move depths at once"""
 
 
 @pytest.mark.parametrize(
@@ -43,7 +46,15 @@ def test_they_differ_from_their_control_in_the_model_alone(
     assert (one.start_from, one.budget.seconds, one.seed) == ("base", 600, 2)
 
 
-@pytest.mark.parametrize("recipe", [r for r in CONTINUED if r is not robust_far_sweep])
+def test_the_fine_sweep_differs_from_its_control_in_its_offsets_alone() -> None:
+    one, other = fine_sweep(), base_longer()
+    assert one.model.bank is not None
+    assert one.model.bank.fine_offsets
+    model = replace(one.model, bank=replace(one.model.bank, fine_offsets=()))
+    assert replace(one, name=other.name, model=model) == other
+
+
+@pytest.mark.parametrize("recipe", BIT_FOR_BIT)
 @torch.no_grad()
 def test_they_begin_with_the_weights_and_the_pictures_of_base(recipe) -> None:
     base, longer = load_model("base"), first_model(recipe()).eval()
@@ -70,8 +81,9 @@ def test_both_changes_together_hold_the_parts_of_each() -> None:
             recipe: set(first_model(replace(recipe(), start_from=None)).state_dict())
             for recipe in CONTINUED
         }
-    base, attended, robust, far, both = names.values()
+    base, attended, robust, far, both, fine = names.values()
     assert attended | robust == both
     assert robust == far
     assert base < attended
     assert base < robust
+    assert base < fine

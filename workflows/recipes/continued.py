@@ -9,6 +9,13 @@ from everview.pipeline.training.config import TrainConfig
 from everview.pipeline.training.learning_rate import Budget
 from everview.workflows.recipes.published import base
 
+_FINE_OFFSETS = tuple(
+    sign * step
+    for sign in (-1.0, 1.0)
+    for step in sorted((0.25, 0.5, 0.8, 1.2, 1.7, 2.5, 3.8, 6.0), reverse=sign < 0)
+)
+"""close together where depth is likely, and far enough that some frame sees past an outline"""
+
 
 def base_longer() -> TrainConfig:
     """Ten more minutes of `base` as it is: what the others are compared with."""
@@ -50,9 +57,18 @@ def attend_robust() -> TrainConfig:
     return replace(before, name="attend_robust", model=_with_pairs(before.model))
 
 
+def fine_sweep() -> TrainConfig:
+    """`base_longer`, and blocks of 2 x 2 pixels look for agreement around the tokens' depth."""
+    before = base_longer()
+    bank = before.model.bank
+    assert bank is not None
+    model = replace(before.model, bank=replace(bank, fine_offsets=_FINE_OFFSETS))
+    return replace(before, name="fine_sweep", model=model)
+
+
 def _with_pairs(model: ModelConfig) -> ModelConfig:
     assert model.bank is not None
     return replace(model, bank=replace(model.bank, pair_powers=(0.0, 2.5)))
 
 
-CONTINUED = base_longer, attend, robust_sweep, robust_far_sweep, attend_robust
+CONTINUED = base_longer, attend, robust_sweep, robust_far_sweep, attend_robust, fine_sweep

@@ -1,0 +1,244 @@
+"""The fine sweep: agreement of the nearest frames at pixels, around the tokens' depth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from everview.models.captured import EAGER_USES, CapturedQuery
+from everview.models.config import BankConfig, base15m, config_to_dict, tiny
+from everview.models.heads import FEATURES, Decoded
+from everview.models.queries import Query
+from everview.models.scene_model import SceneModel
+from everview.models.schedule import CHUNK_CAUSAL
+from everview.models.sweep import Sources
+from everview.models.weight_files import load_model, save_weights
+from tests.models.scenes import (
+    above_plane,
+    episode,
+    orbit,
+    plane_views,
+    scene_model,
+    streamed,
+)
+from tests.models.standin_recorder import StandIn
+
+OFFSETS = (-3.0, -1.0, -0.4, 0.0, 0.4, 1.0, 3.0)
+FINE = {"fine_offsets": OFFSETS, "fine_features": 4, "fine_channels": 16, "fine_returned": 4}
+PLAIN = BankConfig(hypotheses=8, features=8, groups=4, refine_channels=8, compared=3, sources=2)
+BANK = replace(PLAIN, **FINE)
+
+
+def fine_model(**changes) -> SceneModel:
+    """A tiny model whose fine sweep changes depth, colour and the copy."""
+    model = scene_model(**{"bank": BANK} | changes)
+    torch.nn.init.normal_(model.fine.network.exit.weight, std=0.3)
+    torch.nn.init.normal_(model.refine.finer.weight, std=0.3)
+    torch.nn.init.normal_(model.fine.features.leave.weight, std=0.3)
+    return model
+
+
+def without(model: SceneModel) -> SceneModel:
+    """The same weights, less the fine sweep."""
+    plain = SceneModel(replace(model.config, bank=PLAIN)).eval()
+    values = model.state_dict()
+    plain.load_state_dict({name: values[name] for name in plain.state_dict()})
+    return plain
+
+
+@torch.no_grad()
+def test_without_a_first_opinion_weights_from_before_answer_as_they_did() -> None:
+    model, seen = scene_model(bank=BANK), episode()
+    model.fine.weights[2] = -torch.inf
+    asked = Query(seen.targets.cameras, time_s=seen.targets.time_s)
+    heads = ("rgb", "depth", "confidence", "memory_rgb")
+    one, other = (
+        m.query(asked, m.freeze(streamed(m, seen)), heads) for m in (model, without(model))
+    )
+    for name in ("rgb", "direct_rgb", "log_depth", "log_scale", "memory_rgb"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=2e-6)
+
+
+def decoded_of(log_depth: torch.Tensor, spacing: float) -> Decoded:
+    """Grey pixels at this log depth [1, 1, H, W]."""
+    shape = log_depth.shape[-2:]
+    return Decoded(
+        torch.full((1, 1, 3, *shape), 0.5),
+        log_depth,
+        log_depth,
+        torch.zeros(1, 1, FEATURES, *shape),
+        torch.full((1, 1), spacing),
+        None,
+    )
+
+
+def of_plane(frames: int = 4) -> tuple:
+    """Cameras [1, 1] of a view of a plane, its log depth, features of a bank of it, sources."""
+    cameras = above_plane(5)
+    views, model = plane_views(cameras), scene_model(bank=replace(BANK, sources=2, compared=4))
+    index = torch.arange(1, 5).view(1, 1, 4)
+    valid = index <= frames
+    maps = model.fine.features(views.images, model.sweep.features(views.images))
+    near = cameras[torch.zeros_like(index), index].to(torch.float32)
+    log_depth = views.depth[:, :1].log()
+    sources = Sources(near, index, valid, log_depth, log_depth)
+    return model.fine, cameras[:, :1].to(torch.float32), log_depth, maps, sources
+
+
+@torch.no_grad()
+def test_frames_agree_most_at_the_offset_where_the_surface_is() -> None:
+    fine, cameras, true, maps, sources = of_plane()
+    for place, offset in enumerate(OFFSETS):
+        decoded = decoded_of(true - offset * 0.1, 0.1)
+        evidence, opinion = fine._evidence(decoded, cameras, maps, sources)
+        inside = (..., slice(8, -8), slice(8, -8))
+        apart = evidence.unflatten(1, (-1, len(OFFSETS)))[0, 3:11:2][inside].mean((2, 3))
+        assert apart.argmin(1).tolist() == [place] * 4
+        assert int(opinion[0][inside].mean((1, 2)).argmax()) == place
+
+
+@torch.no_grad()
+def test_untrained_it_moves_depth_towards_the_surface_and_leaves_colours() -> None:
+    fine, cameras, true, maps, sources = of_plane()
+    tokens = torch.randn(1, 1, 64, 64)
+    inside = (..., slice(8, -8), slice(8, -8))
+    for offset in (-1.0, 0.4, 3.0):
+        decoded = decoded_of(true - offset * 0.1, 0.1)
+        found = fine(decoded, tokens, cameras, maps, sources)
+        before, after = (float((d.log_depth - true)[inside].abs().mean()) for d in (decoded, found))
+        assert after < 0.8 * before
+        assert torch.equal(found.rgb, decoded.rgb)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [0, 1, 2, 3])
+def test_frames_that_are_not_there_say_nothing(frames: int) -> None:
+    fine, cameras, true, maps, sources = of_plane(frames)
+    decoded = decoded_of(true, 0.1)
+    evidence, opinion = fine._evidence(decoded, cameras, maps, sources)
+    maps[:, frames + 1 :] = 0.0
+    same, again = fine._evidence(decoded, cameras, maps, sources)
+    assert torch.equal(evidence, same)
+    assert torch.equal(opinion, again)
+    if frames < 2:  # nobody agrees with nobody, anywhere alike
+        assert torch.equal(opinion, opinion[:, :1].expand_as(opinion))
+
+
+@torch.no_grad()
+def test_what_the_memory_alone_shows_knows_nothing_of_it() -> None:
+    model, seen = fine_model(), episode()
+    plain = without(model)
+    asked = Query(seen.targets.cameras)
+    one, other = (
+        m.query(asked, m.freeze(streamed(m, seen)), ("rgb", "memory_rgb")) for m in (model, plain)
+    )
+    assert torch.equal(one.memory_rgb, other.memory_rgb)
+    assert not torch.allclose(one.rgb, other.rgb, atol=1e-3)
+    alone = replace(seen, bank_mask=torch.zeros(2, 2, dtype=torch.bool))
+    one, other = (m(alone, CHUNK_CAUSAL)[1] for m in (model, plain))
+    assert torch.equal(one.targets.rgb, other.targets.rgb)
+    assert torch.equal(one.targets.log_depth, other.targets.log_depth)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(16, 16), (24, 16)], ids=str)
+def test_a_stream_s_answers_are_an_episode_s(size: tuple[int, int]) -> None:
+    model, seen = fine_model(), episode((2, 1), size=size)
+    _, outs = model(seen, CHUNK_CAUSAL)
+    asked = Query(seen.targets.cameras, time_s=seen.targets.time_s)
+    answered = model.query(asked, model.freeze(streamed(model, seen)))
+    torch.testing.assert_close(answered.rgb, outs.targets.rgb.clamp(0, 1), rtol=0, atol=1e-4)
+    larger = Query(seen.targets.cameras.resized(40, 24))
+    assert model.query(larger, model.freeze(streamed(model, seen))).rgb.shape[-2:] == (24, 40)
+
+
+@torch.no_grad()
+def test_what_a_view_shows_does_not_depend_on_what_else_is_asked() -> None:
+    model, seen = fine_model(), episode(targets=4)
+    view = model.freeze(streamed(model, seen))
+    together = model.query(Query(seen.targets.cameras), view).rgb
+    alone = [model.query(Query(seen.targets.cameras[:, i : i + 1]), view).rgb for i in range(4)]
+    torch.testing.assert_close(torch.cat(alone, 1), together, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16"])
+def test_gradients_reach_every_new_weight_and_say_nothing_of_where_to_look(autocast: bool) -> None:
+    model, seen = fine_model().train(), episode()
+    seen = replace(seen, bank_mask=torch.tensor([[True, False]]).expand(2, 2))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        _, outs = model(seen, CHUNK_CAUSAL)
+        loss = outs.targets.rgb.square().mean() + outs.targets.log_depth.square().mean()
+    loss.backward()
+    for name, parameter in (*model.fine.named_parameters(), ("finer", model.refine.finer.weight)):
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+@torch.inference_mode()
+def test_a_stream_that_goes_on_shows_what_one_that_froze_once_does() -> None:
+    model, seen = fine_model(cross_view=2), episode((2, 1, 2), batch=1)
+    asked, state = Query(seen.targets.cameras), model.init_state(1)
+    start = 0
+    for count in seen.chunk_views:
+        chunk = seen.inputs[start : start + count]
+        gauge = seen.gauge if start == 0 else None
+        state = model.observe(chunk.images, chunk.cameras, chunk.time_s, state, gauge=gauge)
+        view, start = model.freeze(state), start + count
+    fresh = SceneModel(model.config).eval()
+    fresh.load_state_dict(model.state_dict())
+    torch.testing.assert_close(
+        model.query(asked, view).rgb, fresh.query(asked, fresh.freeze(state)).rgb, rtol=0, atol=1e-4
+    )
+
+
+@torch.inference_mode()
+def test_a_captured_query_shows_the_frames_of_the_view_it_is_given() -> None:
+    model = fine_model()
+    views = [model.freeze(streamed(model, episode((3,), batch=1, seed=seed))) for seed in range(2)]
+    answer, asked = CapturedQuery(model, StandIn()), Query(orbit(1, 1))
+    for view in (views[0],) * (EAGER_USES + 2) + (views[1], views[0]):
+        assert torch.equal(answer(asked, view).rgb, model.query(asked, view).rgb)
+    assert answer.captured.num_recorded == 1
+
+
+@torch.no_grad()
+def test_weights_survive_a_file(tmp_path) -> None:
+    model, seen = fine_model(), episode()
+    back = load_model(save_weights(model, tmp_path / "w", "", bits=32))
+    assert back.config == model.config
+    assert back.fingerprint == model.fingerprint
+    shown = [m.render(seen.targets.cameras, streamed(m, seen)).rgb for m in (model, back)]
+    assert torch.equal(*shown)
+
+
+def test_names_of_weights_from_before_stay_and_new_ones_differ() -> None:
+    plain = base15m()
+    finer = replace(plain, bank=replace(plain.bank, fine_offsets=OFFSETS))
+    assert "fine=" not in plain.identity
+    assert finer.identity != plain.identity
+    assert config_to_dict(finer)["bank"]["fine_offsets"] == list(OFFSETS)
+    names = [name for name, _ in SceneModel(tiny()).named_parameters()]
+    assert not any(name.startswith(("fine.", "refine.finer")) for name in names)
+
+
+def test_offsets_are_symmetric_so_that_depth_begins_where_it_was() -> None:
+    with pytest.raises(ValueError, match="symmetric"):
+        replace(PLAIN, fine_offsets=(-1.0, 0.0, 2.0))
+
+
+@pytest.mark.slow
+def test_it_compiles_without_breaks() -> None:
+    from torch._dynamo.utils import counters
+
+    plain = fine_model()
+    compiled, seen = fine_model(), episode()
+    torch._dynamo.reset()
+    counters.clear()
+    compiled.compile_blocks(backend="eager", fullgraph=True, dynamic=False)
+    expected, found = (m(seen, CHUNK_CAUSAL)[1].targets.rgb for m in (plain, compiled))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch._dynamo.reset()
+    assert not counters["graph_break"]
