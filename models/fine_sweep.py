@@ -207,7 +207,8 @@ class FineSweep(nn.Module):
         weight = seen / seen.sum(2, keepdim=True).clamp_min(1)
         mean = (samples[:, :, :, -3:] * weight[:, :, :, None]).sum(2)
         a, b, trust = self.weights.exp().to(samples.dtype)
-        apart, doubts = [], []
+        apart: list[Tensor] = []
+        doubts: list[Tensor] = []
         for one, other in _PAIRS:
             if other >= seen.shape[2]:
                 apart += [torch.ones_like(seen[:, :, 0])] * 2
