@@ -123,6 +123,9 @@ class ModelConfig:
     bank: BankConfig | None = BankConfig()
     window: WindowConfig = field(default=WindowConfig(), repr=False)
     """of the letter S, where the stack has it"""
+    foot_code: bool = field(default=True, repr=False)
+    """whether rays say where they pass the likely focus (`rays.foot_code`), beside their Pluecker
+    coordinates"""
     cross_view: int = field(default=0, repr=False)
     """layers of attention from a query's tokens to the frames that it is compared with, spread
     evenly between the stack's blocks"""
@@ -179,6 +182,8 @@ class ModelConfig:
         """What fingerprints are made of. What a model goes without has no part in its name, so
         weights from before there was such a thing keep theirs."""
         parts = [repr(self)] if self.window_used is None else [repr(self), repr(self.window)]
+        if not self.foot_code:
+            parts.append("foot_code=False")
         if self.cross_view:
             parts.append(f"cross_view={self.cross_view}")
         if self.bank is not None and self.bank.pair_powers:

@@ -43,8 +43,9 @@ _PAIRS = (0, 1), (0, 2), (1, 2), (0, 3)
 _BELIEVED = 3  # of these pairs, those of the three nearest frames make the first opinion
 _STATISTICS = 3 + 2 * len(_PAIRS) + SOURCES
 _PRIOR = 0.7  # how much less likely an offset is at first, for every step away from the middle
-# log weights of squared distances in colour and in features, and of the first opinion
-_WEIGHTS = (3.0, 0.7, 1.2)
+# log weights of squared distances in colour and in features, and of the first opinion; learned in
+# tens, as Adam moves every number by its rate and in 6,400 steps these had not arrived
+_WEIGHTS, _UNIT = (3.0, 0.7, 1.2), 10.0
 
 
 class FineFeatures(nn.Module):
@@ -140,7 +141,7 @@ class FineSweep(nn.Module):
         given = _STATISTICS * len(offsets) + 3 + FEATURES
         returned = len(offsets) + 3 + config.fine_returned
         self.network = _UNet(given, config.fine_channels, dim, returned)
-        self.weights = nn.Parameter(torch.tensor(_WEIGHTS))
+        self.weights = nn.Parameter(torch.tensor(_WEIGHTS) / _UNIT)
 
     def reset(self) -> None:
         """The network says nothing but that small offsets are likelier."""
@@ -206,7 +207,7 @@ class FineSweep(nn.Module):
         seen = inside.mT.to(samples.dtype)
         weight = seen / seen.sum(2, keepdim=True).clamp_min(1)
         mean = (samples[:, :, :, -3:] * weight[:, :, :, None]).sum(2)
-        a, b, trust = self.weights.exp().to(samples.dtype)
+        a, b, trust = (_UNIT * self.weights).exp().to(samples.dtype)
         apart: list[Tensor] = []
         doubts: list[Tensor] = []
         for one, other in _PAIRS:

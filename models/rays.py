@@ -90,10 +90,11 @@ class TokenEmbedding(nn.Module):
     """Tokens of views: colour and rays through linears and norms of their own, summed.
 
     One linear over both would let a far origin drown colour (at 100 units it is 0.006 % of the
-    variance). What is missing has a learned code.
+    variance). What is missing has a learned code. foot: whether rays have `foot_code` beside their
+    Pluecker coordinates.
     """
 
-    def __init__(self, dim: int, patch: int, periods: int) -> None:
+    def __init__(self, dim: int, patch: int, periods: int, foot: bool = True) -> None:
         super().__init__()
         self.patch = patch
         self.colour = nn.Linear(3 * patch**2, dim, bias=False)
@@ -101,16 +102,18 @@ class TokenEmbedding(nn.Module):
         self.no_colour = nn.Parameter(torch.zeros(dim))
         self.ray = nn.Linear(9 * patch**2, dim, bias=False)
         self.ray_norm = nn.LayerNorm(dim, bias=False)
-        self.foot = nn.Linear(36, dim, bias=False)
-        self.foot_norm = nn.LayerNorm(dim, bias=False)
+        self.foot = nn.Linear(36, dim, bias=False) if foot else None
+        self.foot_norm = nn.LayerNorm(dim, bias=False) if foot else None
         self.time = TimeCode(periods, dim)
 
     def forward(self, cameras: Cameras, images: Tensor | None, time_s: Tensor) -> Tensor:
         """cameras [B, V] in the gauge, images [B, V, 3, H, W] in [0, 1] or None, time_s [B, V]
         since the stream's origin: tokens [B, V, T, C]."""
         rays = patchify(pluecker(cameras).to(self.ray.weight.dtype), self.patch)
-        foot = foot_code(cameras, self.patch).to(rays.dtype)
-        tokens = self.ray_norm(self.ray(rays)) + self.foot_norm(self.foot(foot))
+        tokens = self.ray_norm(self.ray(rays))
+        if self.foot is not None and self.foot_norm is not None:
+            foot = foot_code(cameras, self.patch).to(rays.dtype)
+            tokens = tokens + self.foot_norm(self.foot(foot))
         tokens = tokens + self.time(time_s)[:, :, None]
         if images is None:
             return tokens + self.no_colour.to(tokens.dtype)

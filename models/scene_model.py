@@ -51,7 +51,8 @@ class SceneModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = TokenEmbedding(config.dim, config.patch, config.time_periods)
+        codes = config.time_periods, config.foot_code
+        self.embed = TokenEmbedding(config.dim, config.patch, *codes)
         self.layers: Any = nn.ModuleList(build_stack(config))  # type: ignore[arg-type]
         bank = config.bank
         depths = bank or BankConfig()

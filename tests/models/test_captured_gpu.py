@@ -25,6 +25,9 @@ APART = 1e-3
 """Relative norm of what may lie between states that the same kernels wrote."""
 
 
+FINE = replace(tiny().bank, fine_offsets=(-2.0, -0.5, 0.5, 2.0))
+
+
 def gpu_model(**changes) -> SceneModel:
     return scene_model(dim=128, attention_head_dim=64, **changes).cuda().requires_grad_(False)
 
@@ -62,8 +65,8 @@ def alike(found, expected) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"bank": tiny().bank}, {"stack": "WTFSTF"}],
-    ids=["memory alone", "with bank", "window"],
+    [{}, {"bank": tiny().bank}, {"bank": FINE}, {"stack": "WTFSTF"}],
+    ids=["memory alone", "with bank", "fine sweep", "window"],
 )
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @torch.inference_mode()
@@ -193,13 +196,14 @@ def test_a_form_used_by_one_thread_can_be_recorded_by_another() -> None:
 def test_a_query_that_waits_for_the_device_is_answered_plainly(caplog) -> None:
     model = gpu_model()
     view = model.freeze(seen_by(model)[0], torch.bfloat16)
-    plain = model._select
+    plain = model._decode
 
-    def waiting(outs, heads, gauge):
+    def waiting(*asked):
+        outs = plain(*asked)
         assert outs.rgb.isfinite().all()
-        return plain(outs, heads, gauge)
+        return outs
 
-    model._select = waiting
+    model._decode = waiting
     answer, query = answering(model), Query(orbit(1, 1, SIZE, SIZE).to("cuda"))
     for _ in range(USES):
         close(answer(query, view), model.query(query, view))

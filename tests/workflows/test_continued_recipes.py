@@ -1,4 +1,4 @@
-"""Recipes that go on with `base` begin as it ended, and differ from their control in one thing."""
+"""Recipes that go on with `trunk` begin as it ended, and differ from their control in one thing."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from everview.workflows.recipes.continued import (
     CONTINUED,
     attend,
     base_longer,
-    fine_sweep,
     robust_far_sweep,
 )
+from everview.workflows.recipes.published import base, fine_sweep, six_compared
 from tests.models.scenes import episode
 
 PAIRS = (0.0, 2.5)
-BIT_FOR_BIT = [r for r in CONTINUED if r not in (robust_far_sweep, fine_sweep)]
-"""a farther end and the fine sweep's first opinion move depths at once"""
+BIT_FOR_BIT = [recipe for recipe in CONTINUED if recipe is not robust_far_sweep]
+"""a farther end moves depths at once"""
 
 
 @pytest.mark.parametrize(
@@ -43,26 +43,33 @@ def test_they_differ_from_their_control_in_the_model_alone(
     bank = replace(other.model.bank, pair_powers=pair_powers, far_shared_by=far_shared_by)
     assert one.model == replace(other.model, cross_view=cross_view, bank=bank)
     assert replace(one, name=other.name, model=other.model) == other
-    assert (one.start_from, one.budget.seconds, one.seed) == ("base", 600, 2)
+    assert (one.start_from, one.budget.seconds, one.seed) == ("trunk", 600, 4)
 
 
-def test_the_fine_sweep_differs_from_its_control_in_its_offsets_alone() -> None:
-    one, other = fine_sweep(), base_longer()
+def test_the_fine_sweep_differs_from_what_it_goes_on_with_in_its_offsets_alone() -> None:
+    one, other = fine_sweep(), six_compared()
     assert one.model.bank is not None
     assert one.model.bank.fine_offsets
     model = replace(one.model, bank=replace(one.model.bank, fine_offsets=()))
-    assert replace(one, name=other.name, model=model) == other
+    assert model == other.model
+    assert one.data == other.data
+    assert base().model == one.model
+
+
+@pytest.mark.parametrize("name", ["base", "trunk"])
+def test_published_weights_are_of_their_recipe_s_model(name) -> None:
+    assert load_model(name).config == base().model
 
 
 @pytest.mark.parametrize("recipe", BIT_FOR_BIT)
 @torch.no_grad()
-def test_they_begin_with_the_weights_and_the_pictures_of_base(recipe) -> None:
-    base, longer = load_model("base"), first_model(recipe()).eval()
+def test_they_begin_with_the_weights_and_the_pictures_of_trunk(recipe) -> None:
+    trunk, longer = load_model("trunk"), first_model(recipe()).eval()
     values = longer.state_dict()
-    for name, value in base.state_dict().items():
+    for name, value in trunk.state_dict().items():
         assert torch.equal(values[name], value), name
     seen = episode(chunks=(4,), batch=1, targets=1, size=(16, 24))
-    before, after = base.forward(seen, SET)[1].targets, longer.forward(seen, SET)[1].targets
+    before, after = trunk.forward(seen, SET)[1].targets, longer.forward(seen, SET)[1].targets
     for name in ("rgb", "log_depth", "log_scale"):
         assert torch.equal(getattr(before, name), getattr(after, name)), name
 
@@ -81,9 +88,8 @@ def test_both_changes_together_hold_the_parts_of_each() -> None:
             recipe: set(first_model(replace(recipe(), start_from=None)).state_dict())
             for recipe in CONTINUED
         }
-    base, attended, robust, far, both, fine = names.values()
+    base, attended, robust, far, both = names.values()
     assert attended | robust == both
     assert robust == far
     assert base < attended
     assert base < robust
-    assert base < fine

@@ -22,6 +22,13 @@ from everview.pipeline.training.learning_rate import Budget, Ramp, RateSchedule,
 # either way, 13.7 with turns, tilt and offsets too; mean colour 13.3): the campaign log, entry 3.
 _MILD = Augmentation(yaw_share=0.1, tilt_deg=3.0, scale_range=1.4, offset=0.05)
 
+_FINE_OFFSETS = tuple(
+    sign * step
+    for sign in (-1.0, 1.0)
+    for step in sorted((0.25, 0.5, 0.8, 1.2, 1.7, 2.5, 3.8, 6.0), reverse=sign < 0)
+)
+"""close together where depth is likely, and far enough that some frame sees past an outline"""
+
 
 def tiny() -> TrainConfig:
     """About a minute on two cores: 32 px, a two-block model, a loss that falls."""
@@ -86,7 +93,7 @@ def first_light() -> TrainConfig:
     )
 
 
-def base() -> TrainConfig:
+def six_compared() -> TrainConfig:
     """`first_light` gone on with, with six frames compared throughout.
 
     Its weights are cooled ones, so the rate comes back to a little over half. Scans and what moves
@@ -95,7 +102,7 @@ def base() -> TrainConfig:
     before = first_light()
     return replace(
         before,
-        name="base",
+        name="six_compared",
         budget=Budget(seconds=900),
         start_from="first_light",
         data=replace(
@@ -123,6 +130,51 @@ def base() -> TrainConfig:
         evaluation=EvaluationConfig(scenes=8, chunks=(1, 8), every_s=1e9),
         commit_every_s=150,
         seed=1,
+    )
+
+
+def fine_sweep() -> TrainConfig:
+    """`six_compared` gone on with, and blocks of 2 x 2 pixels ask the nearest frames for depth.
+
+    The published `trunk` is this as its cooldown had just begun.
+    """
+    before = six_compared()
+    bank = before.model.bank
+    assert bank is not None
+    return replace(
+        before,
+        name="fine_sweep",
+        budget=Budget(seconds=1320),
+        start_from="six_compared",
+        model=replace(before.model, bank=replace(bank, fine_offsets=_FINE_OFFSETS)),
+        evaluation=replace(before.evaluation, scenes=16),
+        seed=2,
+    )
+
+
+def base() -> TrainConfig:
+    """`trunk` cooled: all of it, from 0.9 of the rate, LPIPS from the first minute on."""
+    before = fine_sweep()
+    (shape,) = before.data.shapes
+    return replace(
+        before,
+        name="base",
+        budget=Budget(seconds=320),
+        start_from="trunk",
+        data=replace(
+            before.data,
+            shapes=(replace(shape, chunks=(1, 8)),),  # two forms compile in half the time of four
+            stored_share=constant(0.4),
+        ),
+        rate=RateSchedule(warm_up_steps=60, cooldown=1.0),
+        optimiser=replace(before.optimiser, muon_rate=0.0108, adamw_rate=7.2e-4),
+        loss=replace(
+            before.loss,
+            charbonnier=Ramp(0.0, 0.1, 0.05, 0.2),
+            perceptual=Ramp(0.0, 0.08, 0.05, 0.2),
+        ),
+        commit_every_s=120,
+        seed=3,
     )
 
 

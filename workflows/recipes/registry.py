@@ -9,10 +9,30 @@ from everview.pipeline.errors import UsageError
 from everview.pipeline.training.config import TrainConfig
 from everview.workflows.recipes.ablations import ABLATIONS
 from everview.workflows.recipes.continued import CONTINUED
-from everview.workflows.recipes.published import base, first_light, small, tiny
+from everview.workflows.recipes.lact import lact, lact_small
+from everview.workflows.recipes.published import (
+    base,
+    fine_sweep,
+    first_light,
+    six_compared,
+    small,
+    tiny,
+)
 
 RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
-    recipe.__name__: recipe for recipe in (tiny, small, first_light, base, *CONTINUED, *ABLATIONS)
+    recipe.__name__: recipe
+    for recipe in (
+        tiny,
+        small,
+        first_light,
+        six_compared,
+        fine_sweep,
+        base,
+        lact,
+        lact_small,
+        *CONTINUED,
+        *ABLATIONS,
+    )
 }
 
 

@@ -45,7 +45,7 @@ class Setting:
 
     frames: int = 10_000
     size: int = 64
-    weights: str = "first_light"
+    weights: str = "base"
     device: str = "auto"
     world: str = "room"
     seed: int = 3

@@ -74,4 +74,4 @@ def test_a_matcher_comes_back_from_disk_and_other_weights_are_told_apart(matcher
     with pytest.raises(WeightsError, match=r"config\.json"):
         load_model(folder)
     with pytest.raises(WeightsError, match="another model"):
-        load_matcher("first_light")
+        load_matcher("base")

@@ -22,11 +22,13 @@ from tests.models.crossings import Crossings, pretend_gpu
 from tests.pipeline.training.flat_episode import plane_episode
 
 CONFIG = replace(models.tiny(), stack="WTF")
+FINE = replace(models.tiny().bank, fine_offsets=(-2.0, -0.5, 0.5, 2.0))
 CASES = {
     **{name: (CONFIG, schedule) for name, schedule in SCHEDULES.items()},
     "writes all": (replace(CONFIG, memory_writes=("w0", "w1", "w2")), CHUNK_CAUSAL),
     "no bank": (replace(CONFIG, bank=None), CHUNK_CAUSAL),
     "attention across views": (replace(CONFIG, cross_view=2), CHUNK_CAUSAL),
+    "fine sweep": (replace(CONFIG, bank=FINE), CHUNK_CAUSAL),
 }
 WEIGHTS = LossConfig().at(1.0)
 
