@@ -5,7 +5,7 @@ new ones. What stays is found by its pixels, so nothing has to be told or rememb
 sums of them say where to look, for which a device is waited for once, and then all are compared,
 lenses too (poses may change: nothing that is made of a frame depends on them). Convolutions treat
 the pictures of a batch alike, so a stream that goes on and one that froze all frames at once have
-the same matching features (on a CPU bit for bit: a test).
+the same matching features, to the last bit or next to it (a test).
 """
 
 from __future__ import annotations
