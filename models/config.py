@@ -46,7 +46,6 @@ class BankConfig:
     far_shared_by: float = field(default=SHARED_BY, repr=False)
     """the same share for the range's far end alone: what stands on a table has the ground behind
     it, which fewer frames see"""
-
     fine_offsets: tuple[float, ...] = field(default=(), repr=False)
     """where every block of 2 x 2 pixels looks for agreement around the predicted log depth
     (`fine_sweep`), in steps between two hypotheses; none: depth is the tokens'"""
@@ -154,6 +153,8 @@ class ModelConfig:
             raise ValueError(
                 f"{self.bank.features} features can't be cut into {self.bank.groups} equal groups"
             )
+        if self.bank is not None and self.bank.fine_offsets and self.patch % 8:
+            raise ValueError(f"patch {self.patch}: the fine sweep needs a multiple of 8")
         if self.newton_schulz_steps < 1:
             raise ValueError("newton_schulz_steps must be at least 1; for plain SGD say sgd")
         if "S" in self.stack and self.attention_head_dim < 8:

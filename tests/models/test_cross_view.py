@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from everview.datasets.cameras import Cameras
-from everview.models.captured import EAGER_USES, CapturedQuery
 from everview.models.config import BankConfig, base15m, config_to_dict, tiny
 from everview.models.context import Context
 from everview.models.cross_view import CrossView, Looks, relative_projection
@@ -20,8 +19,13 @@ from everview.models.state import state_bytes
 from everview.models.sweep import Sources
 from everview.models.warping import normalised_lens
 from everview.models.weight_files import load_model, save_weights
+from tests.models.part_claims import (
+    answers_of_a_stream_are_an_episodes,
+    captured_queries_show_the_view_they_are_given,
+    views_are_answered_alone_as_together,
+    views_that_went_on_and_were_frozen_once,
+)
 from tests.models.scenes import episode, looking_at, orbit, scene_model, streamed
-from tests.models.standin_recorder import StandIn
 
 BANK = BankConfig(hypotheses=8, features=8, groups=4, refine_channels=8, compared=3, sources=2)
 
@@ -97,14 +101,7 @@ def test_what_is_written_and_what_the_memory_alone_shows_know_nothing_of_it() ->
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(16, 16), (24, 16)], ids=str)
 def test_a_stream_s_answers_are_an_episode_s(size: tuple[int, int]) -> None:
-    model, seen = attending(), episode((2, 1), size=size)
-    _, outs = model(seen, CHUNK_CAUSAL)
-    asked = Query(seen.targets.cameras, time_s=seen.targets.time_s)
-    answered = model.query(asked, model.freeze(streamed(model, seen)))
-    torch.testing.assert_close(answered.direct_rgb, outs.targets.direct_rgb, rtol=0, atol=1e-5)
-    # another size than the bank's
-    larger = Query(seen.targets.cameras.resized(40, 24))
-    assert model.query(larger, model.freeze(streamed(model, seen))).rgb.shape[-2:] == (24, 40)
+    answers_of_a_stream_are_an_episodes(attending(), size, "direct_rgb", 1e-5)
 
 
 @torch.no_grad()
@@ -187,11 +184,7 @@ def test_frames_that_are_not_there_have_no_influence() -> None:
 
 @torch.no_grad()
 def test_what_a_view_shows_does_not_depend_on_what_else_is_asked() -> None:
-    model, seen = attending(), episode(targets=4)
-    view = model.freeze(streamed(model, seen))
-    together = model.query(Query(seen.targets.cameras), view).rgb
-    alone = [model.query(Query(seen.targets.cameras[:, i : i + 1]), view).rgb for i in range(4)]
-    torch.testing.assert_close(torch.cat(alone, 1), together, rtol=0, atol=1e-5)
+    views_are_answered_alone_as_together(attending())
 
 
 @torch.no_grad()
@@ -233,31 +226,14 @@ def test_half_precision_shows_nearly_the_same() -> None:
 
 @torch.inference_mode()
 def test_a_stream_that_goes_on_shows_what_one_that_froze_once_does() -> None:
-    model, seen = attending(), episode((2, 1, 2), batch=1)
-    asked, state = Query(seen.targets.cameras), model.init_state(1)
-    start = 0
-    for count in seen.chunk_views:
-        chunk = seen.inputs[start : start + count]
-        gauge = seen.gauge if start == 0 else None
-        state = model.observe(chunk.images, chunk.cameras, chunk.time_s, state, gauge=gauge)
-        view, start = model.freeze(state), start + count
-    fresh = SceneModel(model.config).eval()
-    fresh.load_state_dict(model.state_dict())
-    for one, other in zip(view.features, fresh.freeze(state).features, strict=True):
+    view, once = views_that_went_on_and_were_frozen_once(attending())
+    for one, other in zip(view.features, once.features, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
-    torch.testing.assert_close(
-        model.query(asked, view).rgb, fresh.query(asked, fresh.freeze(state)).rgb, rtol=0, atol=1e-5
-    )
 
 
 @torch.inference_mode()
 def test_a_captured_query_shows_the_frames_of_the_view_it_is_given() -> None:
-    model = attending()
-    views = [model.freeze(streamed(model, episode((3,), batch=1, seed=seed))) for seed in range(2)]
-    answer, asked = CapturedQuery(model, StandIn()), Query(orbit(1, 1))
-    for view in (views[0],) * (EAGER_USES + 2) + (views[1], views[0]):
-        assert torch.equal(answer(asked, view).rgb, model.query(asked, view).rgb)
-    assert answer.captured.num_recorded == 1
+    captured_queries_show_the_view_they_are_given(attending())
 
 
 @pytest.mark.parametrize(("bits", "apart"), [(8, 0.02), (32, 0.0)])

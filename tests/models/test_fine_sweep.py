@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from everview.models.captured import EAGER_USES, CapturedQuery
 from everview.models.config import BankConfig, base15m, config_to_dict, tiny
 from everview.models.heads import FEATURES, Decoded
 from everview.models.queries import Query
@@ -15,15 +14,19 @@ from everview.models.scene_model import SceneModel
 from everview.models.schedule import CHUNK_CAUSAL
 from everview.models.sweep import Sources
 from everview.models.weight_files import load_model, save_weights
+from tests.models.part_claims import (
+    answers_of_a_stream_are_an_episodes,
+    captured_queries_show_the_view_they_are_given,
+    views_are_answered_alone_as_together,
+    views_that_went_on_and_were_frozen_once,
+)
 from tests.models.scenes import (
     above_plane,
     episode,
-    orbit,
     plane_views,
     scene_model,
     streamed,
 )
-from tests.models.standin_recorder import StandIn
 
 OFFSETS = (-3.0, -1.0, -0.4, 0.0, 0.4, 1.0, 3.0)
 FINE = {"fine_offsets": OFFSETS, "fine_features": 4, "fine_channels": 16, "fine_returned": 4}
@@ -145,26 +148,16 @@ def test_what_the_memory_alone_shows_knows_nothing_of_it() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(16, 16), (24, 16)], ids=str)
 def test_a_stream_s_answers_are_an_episode_s(size: tuple[int, int]) -> None:
-    model, seen = fine_model(), episode((2, 1), size=size)
-    _, outs = model(seen, CHUNK_CAUSAL)
-    asked = Query(seen.targets.cameras, time_s=seen.targets.time_s)
-    answered = model.query(asked, model.freeze(streamed(model, seen)))
-    torch.testing.assert_close(answered.rgb, outs.targets.rgb.clamp(0, 1), rtol=0, atol=1e-4)
-    larger = Query(seen.targets.cameras.resized(40, 24))
-    assert model.query(larger, model.freeze(streamed(model, seen))).rgb.shape[-2:] == (24, 40)
+    answers_of_a_stream_are_an_episodes(fine_model(), size, "rgb", 1e-4)
 
 
 @torch.no_grad()
 def test_what_a_view_shows_does_not_depend_on_what_else_is_asked() -> None:
-    model, seen = fine_model(), episode(targets=4)
-    view = model.freeze(streamed(model, seen))
-    together = model.query(Query(seen.targets.cameras), view).rgb
-    alone = [model.query(Query(seen.targets.cameras[:, i : i + 1]), view).rgb for i in range(4)]
-    torch.testing.assert_close(torch.cat(alone, 1), together, rtol=0, atol=1e-5)
+    views_are_answered_alone_as_together(fine_model())
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16"])
-def test_gradients_reach_every_new_weight_and_say_nothing_of_where_to_look(autocast: bool) -> None:
+def test_gradients_reach_every_new_weight(autocast: bool) -> None:
     model, seen = fine_model().train(), episode()
     seen = replace(seen, bank_mask=torch.tensor([[True, False]]).expand(2, 2))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -177,31 +170,22 @@ def test_gradients_reach_every_new_weight_and_say_nothing_of_where_to_look(autoc
         assert parameter.grad.any(), name
 
 
+def test_what_is_seen_says_nothing_of_where_to_look() -> None:
+    fine, cameras, true, maps, sources = of_plane()
+    decoded = decoded_of(true.requires_grad_(), 0.1)
+    evidence, opinion = fine._evidence(decoded, cameras, maps, sources)
+    loss = evidence.square().sum() + opinion.square().sum()
+    assert torch.autograd.grad(loss, true, allow_unused=True) == (None,)
+
+
 @torch.inference_mode()
 def test_a_stream_that_goes_on_shows_what_one_that_froze_once_does() -> None:
-    model, seen = fine_model(cross_view=2), episode((2, 1, 2), batch=1)
-    asked, state = Query(seen.targets.cameras), model.init_state(1)
-    start = 0
-    for count in seen.chunk_views:
-        chunk = seen.inputs[start : start + count]
-        gauge = seen.gauge if start == 0 else None
-        state = model.observe(chunk.images, chunk.cameras, chunk.time_s, state, gauge=gauge)
-        view, start = model.freeze(state), start + count
-    fresh = SceneModel(model.config).eval()
-    fresh.load_state_dict(model.state_dict())
-    torch.testing.assert_close(
-        model.query(asked, view).rgb, fresh.query(asked, fresh.freeze(state)).rgb, rtol=0, atol=1e-4
-    )
+    views_that_went_on_and_were_frozen_once(fine_model(cross_view=2))
 
 
 @torch.inference_mode()
 def test_a_captured_query_shows_the_frames_of_the_view_it_is_given() -> None:
-    model = fine_model()
-    views = [model.freeze(streamed(model, episode((3,), batch=1, seed=seed))) for seed in range(2)]
-    answer, asked = CapturedQuery(model, StandIn()), Query(orbit(1, 1))
-    for view in (views[0],) * (EAGER_USES + 2) + (views[1], views[0]):
-        assert torch.equal(answer(asked, view).rgb, model.query(asked, view).rgb)
-    assert answer.captured.num_recorded == 1
+    captured_queries_show_the_view_they_are_given(fine_model())
 
 
 @torch.no_grad()
@@ -227,6 +211,11 @@ def test_names_of_weights_from_before_stay_and_new_ones_differ() -> None:
 def test_offsets_are_symmetric_so_that_depth_begins_where_it_was() -> None:
     with pytest.raises(ValueError, match="symmetric"):
         replace(PLAIN, fine_offsets=(-1.0, 0.0, 2.0))
+
+
+def test_patches_are_whole_numbers_of_its_deepest_cells() -> None:
+    with pytest.raises(ValueError, match="patch 4: the fine sweep needs a multiple of 8"):
+        replace(tiny(), patch=4, bank=BANK)
 
 
 @pytest.mark.slow

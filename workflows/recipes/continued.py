@@ -7,7 +7,7 @@ from dataclasses import replace
 from everview.models.config import ModelConfig
 from everview.pipeline.training.config import TrainConfig
 from everview.pipeline.training.learning_rate import Budget
-from everview.workflows.recipes.published import fine_sweep
+from everview.workflows.recipes.published import fine_sweep, with_bank
 
 
 def base_longer() -> TrainConfig:
@@ -33,10 +33,9 @@ def robust_sweep() -> TrainConfig:
 def robust_far_sweep() -> TrainConfig:
     """`robust_sweep`, and depths are tried as far as what half of a view's frames see."""
     before = robust_sweep()
-    bank = before.model.bank
-    assert bank is not None
-    model = replace(before.model, bank=replace(bank, far_shared_by=0.5))
-    return replace(before, name="robust_far_sweep", model=model)
+    return replace(
+        before, name="robust_far_sweep", model=with_bank(before.model, far_shared_by=0.5)
+    )
 
 
 def attend_robust() -> TrainConfig:
@@ -46,8 +45,7 @@ def attend_robust() -> TrainConfig:
 
 
 def _with_pairs(model: ModelConfig) -> ModelConfig:
-    assert model.bank is not None
-    return replace(model, bank=replace(model.bank, pair_powers=(0.0, 2.5)))
+    return with_bank(model, pair_powers=(0.0, 2.5))
 
 
 CONTINUED = base_longer, attend, robust_sweep, robust_far_sweep, attend_robust

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from everview.models import config as models
 from everview.pipeline.training.config import (
@@ -22,12 +23,15 @@ from everview.pipeline.training.learning_rate import Budget, Ramp, RateSchedule,
 # either way, 13.7 with turns, tilt and offsets too; mean colour 13.3): the campaign log, entry 3.
 _MILD = Augmentation(yaw_share=0.1, tilt_deg=3.0, scale_range=1.4, offset=0.05)
 
-_FINE_OFFSETS = tuple(
-    sign * step
-    for sign in (-1.0, 1.0)
-    for step in sorted((0.25, 0.5, 0.8, 1.2, 1.7, 2.5, 3.8, 6.0), reverse=sign < 0)
-)
+_AWAY = (0.25, 0.5, 0.8, 1.2, 1.7, 2.5, 3.8, 6.0)
+_FINE_OFFSETS = (*(-step for step in reversed(_AWAY)), *_AWAY)
 """close together where depth is likely, and far enough that some frame sees past an outline"""
+
+
+def with_bank(model: models.ModelConfig, **changes: Any) -> models.ModelConfig:
+    """A model that has a bank, with other values of it."""
+    assert model.bank is not None
+    return replace(model, bank=replace(model.bank, **changes))
 
 
 def tiny() -> TrainConfig:
@@ -139,14 +143,12 @@ def fine_sweep() -> TrainConfig:
     The published `trunk` is this as its cooldown had just begun.
     """
     before = six_compared()
-    bank = before.model.bank
-    assert bank is not None
     return replace(
         before,
         name="fine_sweep",
         budget=Budget(seconds=1320),
         start_from="six_compared",
-        model=replace(before.model, bank=replace(bank, fine_offsets=_FINE_OFFSETS)),
+        model=with_bank(before.model, fine_offsets=_FINE_OFFSETS),
         evaluation=replace(before.evaluation, scenes=16),
         seed=2,
     )
