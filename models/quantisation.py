@@ -2,8 +2,9 @@
 
     q = round(w / s),  s = max|row| / 127
 
-Rows are along the last axis. Rounding to nearest with a scale a row keeps the relative error of a
-Gaussian row near 1 %, far under what training noise leaves; what it costs in dB is on each card.
+Rows are along the last axis, and a kernel's along all that one output reads. Rounding to nearest
+with a scale a row keeps the relative error of a Gaussian row near 1 %, far under what training
+noise leaves; what it costs in dB is on each card.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ def is_packed(name: str, tensor: Tensor) -> bool:
 
 
 def pack_rows(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 values of the tensor's shape and float16 scales [..., 1]."""
+    """int8 values of the tensor's shape and float16 scales [..., 1], or [out, 1, 1, 1]."""
     wide = tensor.detach().float().cpu()
-    scale = (wide.abs().amax(-1, keepdim=True) / 127).clamp_min(1e-7).half()
+    row = (1, 2, 3) if wide.ndim == 4 else (-1,)  # a scale for 3 x 1 values would be 2 bytes of 5
+    scale = (wide.abs().amax(row, keepdim=True) / 127).clamp_min(1e-7).half()
     values = (wide / scale.float()).round().clamp(-127, 127).to(torch.int8)
     return values, scale
 
@@ -30,3 +32,13 @@ def pack_rows(tensor: Tensor) -> tuple[Tensor, Tensor]:
 def unpack_rows(values: Tensor, scale: Tensor) -> Tensor:
     """float32 values from `pack_rows`."""
     return values.float() * scale.float()
+
+
+def is_stored_well(values: Tensor, scale: Tensor | None) -> bool:
+    """Whether a file's tensor can be read: floats without a scale, or int8 with one for every row,
+    whichever axes a row runs along."""
+    if scale is None:
+        return values.dtype in (torch.float32, torch.float16)
+    if values.dtype != torch.int8 or scale.dtype != torch.float16 or scale.ndim != values.ndim:
+        return False
+    return all(s in (1, n) for s, n in zip(scale.shape, values.shape, strict=True))

@@ -25,7 +25,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from everview.models.config import config_from_dict, config_to_dict
-from everview.models.quantisation import is_packed, pack_rows, unpack_rows
+from everview.models.quantisation import is_packed, is_stored_well, pack_rows, unpack_rows
 from everview.models.scene_model import SceneModel
 from everview.models.weights import DEFAULT_WEIGHTS
 
@@ -197,9 +197,7 @@ def _unpacked(model: nn.Module, packed: dict[str, Tensor], folder: Path) -> dict
                 f"{folder}: {name!r} has shape {tuple(value.shape)}, expected "
                 f"{tuple(parameter.shape)}"
             )
-        stored = (value.dtype, None if scale is None else (scale.dtype, tuple(scale.shape)))
-        rows = (torch.float16, (*value.shape[:-1], 1))
-        if stored not in ((torch.float32, None), (torch.float16, None), (torch.int8, rows)):
+        if not is_stored_well(value, scale):
             raise WeightsError(f"{folder}: {name!r} is stored as {value.dtype} with a wrong scale")
         value = value.float() if scale is None else unpack_rows(value, scale)
         if not bool(value.isfinite().all()):

@@ -352,6 +352,9 @@ class TrainConfig:
     start_from: str | None = None
     """weights to start from: a name or a folder; what `model` has beyond them is drawn anew, as all
     is with None"""
+    start_layers: tuple[int, ...] = ()
+    """places of the layers of those weights that the stack begins with, the rest being left out
+    (`models.shallower`); none: all of them"""
     seed: int = 0
     """seed of weights, scenes and episodes"""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -20,7 +20,8 @@ INPUTS_SHOWN = 3
 def write_samples(
     model: SceneModel, held_out: HeldOut, path: Path, scenes: int = 3, chunks: int = 4
 ) -> Path:
-    """A PNG of `scenes` scenes a world, streamed in `chunks` chunks.
+    """A PNG of `scenes` scenes a world, in one set, or streamed in `chunks` chunks where the
+    configuration measures streams.
 
     From left to right: inputs, the truth, the picture, the picture of the memory alone, the true
     and the predicted depth (near is bright).
@@ -28,13 +29,14 @@ def write_samples(
     was_training = model.training
     model.eval()
     rows: list[Tensor] = []
-    causal = next(schedule for name, schedule, _ in held_out.schedules() if name != "set")
+    _, schedule, measured = held_out.schedules()[-1]
+    chunks = chunks if measured > 1 else 1
     with uncompiled(), mixed_precision(model.device):
         for world in held_out.scenes.values():
             pictures = []
             for bank in (True, False):
                 episode = fixed_episode(world, held_out.config, chunks, bank)
-                _, outputs = model.forward(episode, causal)
+                _, outputs = model.forward(episode, schedule)
                 pictures.append(known(outputs.targets.rgb))
             inputs, truth = known(episode.inputs.images), known(episode.targets.images)
             true_depth = episode.gauge.depth_to_model(known(episode.targets.depth))

@@ -17,6 +17,7 @@ from torch import Tensor
 from everview.models.episode import Episode
 from everview.models.scene_model import SceneModel
 from everview.models.schedule import Schedule
+from everview.models.shallower import shallower
 from everview.models.weight_files import load_model, save_weights
 from everview.pipeline.errors import EnvironmentUnfit, InputRejected, UsageError
 from everview.pipeline.runs.atomic import disk_errors
@@ -139,8 +140,14 @@ def first_model(config: TrainConfig) -> SceneModel:
     model = SceneModel(config.model)
     if config.start_from is None:
         return model
+    start = load_model(config.start_from)
+    if config.start_layers:
+        try:
+            start = shallower(start, config.start_layers)
+        except ValueError as error:
+            raise UsageError(f"{config.start_from}: {error}") from None
     own = model.state_dict()
-    for name, value in load_model(config.start_from).state_dict().items():
+    for name, value in start.state_dict().items():
         if name not in own or own[name].shape != value.shape:
             raise UsageError(
                 f"{config.start_from} holds {name!r} of shape {tuple(value.shape)}, for which the "

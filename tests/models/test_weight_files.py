@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from everview.models import weight_files
 from everview.models.config import tiny
 from everview.models.elastic import Elastic
-from everview.models.quantisation import pack_rows, unpack_rows
+from everview.models.quantisation import is_stored_well, pack_rows, unpack_rows
 from everview.models.scene_model import SceneModel
 from everview.models.schedule import CHUNK_CAUSAL
 from everview.models.weight_files import WeightsError, load_model, save_weights, weights_hash
@@ -96,6 +96,21 @@ def test_rows_of_int8_are_off_by_half_a_step_at_most() -> None:
     allowed = matrix.abs().amax(-1, keepdim=True) * (0.5 / 127 + 2**-10) + 6e-8 * 127
     assert ((back - matrix).abs() <= allowed).all()
     assert not unpack_rows(*pack_rows(torch.zeros(2, 4))).any()
+
+
+def test_a_kernel_has_one_scale_for_all_that_an_output_reads() -> None:
+    kernel = torch.randn(8, 4, 3, 3)
+    values, scale = pack_rows(kernel)
+    assert scale.shape == (8, 1, 1, 1)
+    allowed = kernel.abs().amax((1, 2, 3), keepdim=True) * (0.5 / 127 + 2**-10)
+    assert ((unpack_rows(values, scale) - kernel).abs() <= allowed).all()
+    assert is_stored_well(values, scale)
+    assert is_stored_well(values, scale.expand(8, 4, 3, 1))  # as files from before have them
+    assert not is_stored_well(values, scale.flatten())
+    assert not is_stored_well(values, scale.expand(8, 1, 1, 1)[:4])
+    assert not is_stored_well(values, scale.float())
+    assert not is_stored_well(values, None)
+    assert not is_stored_well(kernel, scale)
 
 
 def test_weights_are_cut_into_files_under_the_limit(

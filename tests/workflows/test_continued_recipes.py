@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from everview.models.schedule import SET
-from everview.models.weight_files import load_model
+from everview.models.weight_files import load_model, weights_folder
 from everview.pipeline.training.parameter_groups import split_parameters
 from everview.pipeline.training.train_run import first_model
 from everview.workflows.recipes import find_recipe
@@ -17,8 +17,9 @@ from everview.workflows.recipes.continued import (
     attend,
     base_longer,
     robust_far_sweep,
+    two_sizes,
 )
-from everview.workflows.recipes.published import base, fine_sweep, six_compared
+from everview.workflows.recipes.published import base, fine_sweep, six_compared, small
 from tests.models.scenes import episode
 
 PAIRS = (0.0, 2.5)
@@ -56,9 +57,26 @@ def test_the_fine_sweep_differs_from_what_it_goes_on_with_in_its_offsets_alone()
     assert base().model == one.model
 
 
-@pytest.mark.parametrize("name", ["base", "trunk"])
-def test_published_weights_are_of_their_recipe_s_model(name) -> None:
-    assert load_model(name).config == base().model
+@pytest.mark.parametrize(("name", "recipe"), [("base", base), ("trunk", base), ("small", small)])
+def test_published_weights_are_of_their_recipe_s_model(name, recipe) -> None:
+    assert load_model(name).config == recipe().model
+
+
+@pytest.mark.parametrize(("name", "limit_mib"), [("small", 8), ("base", 32), ("trunk", 32)])
+def test_published_weights_are_as_small_as_was_promised(name, limit_mib) -> None:
+    files = weights_folder(name).iterdir()
+    assert sum(file.stat().st_size for file in files if file.is_file()) <= limit_mib * 2**20
+
+
+@torch.no_grad()
+def test_small_begins_with_the_blocks_of_trunk_that_it_names() -> None:
+    trunk, begun = load_model("trunk"), first_model(small())
+    assert begun.config.stack == "WTF" * 4
+    for after, before in enumerate(small().start_layers):
+        for one, other in zip(
+            begun.layers[after].parameters(), trunk.layers[before].parameters(), strict=True
+        ):
+            assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("recipe", BIT_FOR_BIT)
@@ -72,6 +90,14 @@ def test_they_begin_with_the_weights_and_the_pictures_of_trunk(recipe) -> None:
     before, after = trunk.forward(seen, SET)[1].targets, longer.forward(seen, SET)[1].targets
     for name in ("rgb", "log_depth", "log_scale"):
         assert torch.equal(getattr(before, name), getattr(after, name)), name
+
+
+def test_a_step_at_256_px_sees_as_many_pixels_as_one_at_128() -> None:
+    data = two_sizes().data
+    small_views, large_views = data.shapes
+    assert (data.side(small_views), data.side(large_views)) == (128, 256)
+    assert small_views.scenes * 128**2 == large_views.scenes * 256**2
+    assert replace(two_sizes(), name="base_longer", data=base_longer().data) == base_longer()
 
 
 def test_muon_takes_the_matrices_of_the_attention() -> None:
@@ -88,7 +114,8 @@ def test_both_changes_together_hold_the_parts_of_each() -> None:
             recipe: set(first_model(replace(recipe(), start_from=None)).state_dict())
             for recipe in CONTINUED
         }
-    base, attended, robust, far, both = names.values()
+    base, attended, robust, far, both, sizes = names.values()
+    assert sizes == base
     assert attended | robust == both
     assert robust == far
     assert base < attended

@@ -44,8 +44,21 @@ def attend_robust() -> TrainConfig:
     return replace(before, name="attend_robust", model=_with_pairs(before.model))
 
 
+def two_sizes() -> TrainConfig:
+    """`base_longer`, and half of the steps are at 256 px: four scenes instead of sixteen.
+
+    Scenes are drawn at 256 px, at four times the cost, so each is used three times as often.
+    """
+    before = base_longer()
+    (shape,) = before.data.shapes
+    large = replace(shape, scenes=shape.scenes // 4, chunks=(1, 8), share=0.5, size=256)
+    shapes = replace(shape, chunks=(1, 8), share=0.5, size=128), large
+    data = replace(before.data, size=256, pool_scenes=512, reuse=36.0, shapes=shapes)
+    return replace(before, name="two_sizes", data=data)
+
+
 def _with_pairs(model: ModelConfig) -> ModelConfig:
     return with_bank(model, pair_powers=(0.0, 2.5))
 
 
-CONTINUED = base_longer, attend, robust_sweep, robust_far_sweep, attend_robust
+CONTINUED = base_longer, attend, robust_sweep, robust_far_sweep, attend_robust, two_sizes

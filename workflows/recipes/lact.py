@@ -39,6 +39,7 @@ def lact() -> TrainConfig:
             charbonnier=nothing,
         ),
         evaluation=replace(ours.evaluation, scenes=16, chunks=(1,), every_s=1e9),
+        commit_every_s=200,
     )
 
 

@@ -30,3 +30,25 @@ def test_a_larger_model_takes_up_weights_and_one_without_a_place_for_them_says_s
         first_model(replace(before, model=replace(config.model, bank=None)))
     with pytest.raises(UsageError, match=r"of shape .* no place"):
         first_model(replace(before, model=replace(config.model, dim=32)))
+
+
+def test_a_shallower_model_starts_from_the_layers_that_are_named(tmp_path):
+    config = find_recipe("tiny")()
+    torch.manual_seed(5)
+    saved = SceneModel(config.model)
+    stack = config.model.stack
+    begun = replace(
+        config,
+        model=replace(config.model, stack=stack[3:]),
+        start_from=str(save_weights(saved, tmp_path / "w", "", bits=32)),
+        start_layers=tuple(range(3, len(stack))),
+    )
+    values, whole = first_model(begun).state_dict(), saved.state_dict()
+    for name in values:
+        if name.startswith("layers."):
+            _, place, rest = name.split(".", 2)
+            assert torch.equal(values[name], whole[f"layers.{int(place) + 3}.{rest}"])
+        else:
+            assert torch.equal(values[name], whole[name])
+    with pytest.raises(UsageError, match=r"layers \(0, 99\) of a stack of"):
+        first_model(replace(begun, start_layers=(0, 99)))

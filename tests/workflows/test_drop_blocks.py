@@ -1,0 +1,44 @@
+"""Which blocks a shallower model misses least: all are tried, one goes a round."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from everview.models.scene_model import SceneModel
+from everview.models.weight_files import save_weights
+from everview.workflows.campaign import drop_blocks
+from everview.workflows.recipes.published import base, tiny
+
+
+@pytest.fixture
+def small_judges(monkeypatch):
+    """Scenes of one world at 32 px instead of the eight of `base`."""
+    data = tiny().data
+    monkeypatch.setattr(drop_blocks, "find_recipe", lambda _: lambda: replace(base(), data=data))
+
+
+@torch.no_grad()
+def test_every_block_is_left_out_in_turn_and_the_one_that_costs_least_goes(
+    tmp_path, small_judges
+) -> None:
+    torch.manual_seed(0)
+    model = SceneModel(replace(tiny().model, stack="WTFWTFWTF"))
+    for layer in model.layers[3:6]:
+        for name, value in layer.named_parameters():
+            value.mul_(0.0 if name in ("out.weight", "contract.weight") else 1.0)
+    weights = save_weights(model, tmp_path / "w", "", bits=32)
+    out = tmp_path / "dropped.json"
+    given = ["--weights", str(weights), "--keep", "1", "--scenes", "1", "--out", str(out)]
+    assert drop_blocks.main(given) == 0
+    report = json.loads(out.read_text())
+    first, second = report["rounds"]
+    assert set(first["candidates"]) == {"0", "1", "2"}
+    # leaving it out costs nothing, so no other choice can be compared with more than that
+    assert first["candidates"]["1"] == pytest.approx(report["whole"], abs=1e-4)
+    assert first["psnr"] == max(first["candidates"].values())
+    assert len(report["layers"]) == 3
+    assert second["psnr"] == max(second["candidates"].values())

@@ -1,0 +1,42 @@
+"""What a rented card's command brings back, whatever its recipe measures."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from everview.models.weight_files import load_model
+from everview.workflows.campaign import gpu_session
+from everview.workflows.recipes.published import tiny
+
+
+@pytest.mark.parametrize("chunks", [(1,), (1, 4)], ids=["set alone", "streams too"])
+def test_main_brings_back_weights_trunk_curve_and_pictures(tmp_path, monkeypatch, chunks) -> None:
+    one = replace(
+        tiny(),
+        evaluation=replace(tiny().evaluation, scenes=1, chunks=chunks),
+        data=replace(tiny().data, pool_scenes=4, stored_scenes=4),
+        device="cpu",
+        commit_every_s=0.0,  # after every step, the first ones before cooling begins
+        report_every=1,
+    )
+    monkeypatch.setattr(gpu_session, "find_recipe", lambda _: lambda: one)
+    out = tmp_path / "out"
+    given = ["--plan", "main", "--steps", "4", "--out", str(out), "--run", str(tmp_path / "run")]
+    assert gpu_session.main(given) == 0
+
+    for name in ("weights", "trunk"):
+        parts = sorted(out.glob(f"{name}.tar.*"))
+        (tmp_path / name).write_bytes(b"".join(part.read_bytes() for part in parts))
+        with tarfile.open(tmp_path / name) as archive:
+            archive.extractall(tmp_path / "unpacked", filter="data")
+        assert load_model(tmp_path / "unpacked" / name).config == one.model
+    report = json.loads((out / "report.json").read_text())
+    assert report["finished"]
+    assert report["step"] == 4
+    assert len((out / "metrics.jsonl").read_text().splitlines()) > 4
+    assert Image.open(out / "samples.png").size[0] == 8 * 32  # three inputs, truth, two, two depths
