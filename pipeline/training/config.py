@@ -283,6 +283,8 @@ class EvaluationConfig:
     """target views"""
     chunks: tuple[int, ...] = (1, 4, 8)
     """chunk counts of the causal schedule, beside `set`"""
+    causal: Literal["chunk_causal", "shifted"] = "chunk_causal"
+    """that schedule, of streams too: what is trained with another is measured with it"""
     streams: tuple[int, ...] = ()
     """numbers of inputs, in chunks of one, of streams along the paths of the "video" worlds"""
     every_s: float = 240.0

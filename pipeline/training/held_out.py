@@ -20,7 +20,7 @@ from everview.datasets.cameras import Cameras
 from everview.models.episode import Episode
 from everview.models.gauge import fit_gauge
 from everview.models.scene_model import SceneModel
-from everview.models.schedule import CHUNK_CAUSAL, SET, Schedule
+from everview.models.schedule import SCHEDULES, SET, Schedule
 from everview.models.views import Views
 from everview.pipeline.training.config import DataConfig, EvaluationConfig, World
 from everview.pipeline.training.precision import mixed_precision, uncompiled
@@ -40,10 +40,9 @@ class HeldOut:
 
     def schedules(self) -> list[tuple[str, Schedule, int]]:
         """Name, schedule and chunk count of every measurement; one chunk is `set`."""
-        causal = [
-            (f"causal{chunks}", CHUNK_CAUSAL, chunks) for chunks in self.config.chunks if chunks > 1
-        ]
-        return [("set", SET, 1), *causal]
+        causal = SCHEDULES[self.config.causal]
+        several = [chunks for chunks in self.config.chunks if chunks > 1]
+        return [("set", SET, 1), *((f"causal{chunks}", causal, chunks) for chunks in several)]
 
 
 def render_held_out(
@@ -120,7 +119,7 @@ def _episodes(held_out: HeldOut) -> Iterator[tuple[str, Schedule, Episode]]:
             for picture in PICTURES:
                 whole = replace(config, inputs=length)
                 episode = fixed_episode(path, whole, length, picture == "rgb")
-                yield f"{world}/stream{length}/{picture}", CHUNK_CAUSAL, episode
+                yield f"{world}/stream{length}/{picture}", SCHEDULES[config.causal], episode
 
 
 def _first_views(scenes: SceneViews, count: int) -> SceneViews:

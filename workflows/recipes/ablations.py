@@ -12,7 +12,7 @@ from typing import Any
 
 from everview.models.steps import ConstantStep
 from everview.pipeline.training.config import Augmentation, EpisodeShape, TrainConfig
-from everview.pipeline.training.learning_rate import Budget, RateSchedule, constant
+from everview.pipeline.training.learning_rate import Budget, Ramp, RateSchedule, constant
 from everview.workflows.recipes.published import first_light
 
 
@@ -87,6 +87,23 @@ def window_for_memory() -> TrainConfig:
     return _model("window_for_memory", stack="WTFWSF" * 5)
 
 
+def shifted() -> TrainConfig:
+    """`window_over_time`, and a chunk's tokens read the memory as it was before the chunk; frames
+    of a chunk see each other through the window alone."""
+    base = window_over_time()
+    return replace(
+        base,
+        name="shifted",
+        data=replace(base.data, schedules=(("shifted", 1.0),)),
+        evaluation=replace(base.evaluation, causal="shifted"),
+    )
+
+
+def no_foot_code() -> TrainConfig:
+    """Rays by their Pluecker coordinates alone, in the memory and in queries."""
+    return _model("no_foot_code", foot_code=False)
+
+
 def bank_off() -> TrainConfig:
     """No frame bank: the picture comes from the memory alone."""
     return _model("bank_off", bank=None)
@@ -98,11 +115,29 @@ def adamw() -> TrainConfig:
     return replace(base, name="adamw", optimiser=replace(base.optimiser, hidden="adamw"))
 
 
+def _loss(name: str, **changes: Any) -> TrainConfig:
+    base = ablation_base()
+    return replace(base, name=name, loss=replace(base.loss, **changes))
+
+
 def no_depth() -> TrainConfig:
     """No depth in the loss."""
-    base = ablation_base()
-    loss = replace(base.loss, depth=constant(0.0), input_depth=constant(0.0))
-    return replace(base, name="no_depth", loss=loss)
+    return _loss("no_depth", depth=constant(0.0), input_depth=constant(0.0))
+
+
+def squared_error() -> TrainConfig:
+    """Squared error of the picture to the end, without Charbonnier."""
+    return _loss("squared_error", charbonnier=constant(0.0))
+
+
+def charbonnier_throughout() -> TrainConfig:
+    """Charbonnier from the first step, not from the middle."""
+    return _loss("charbonnier_throughout", charbonnier=constant(0.1))
+
+
+def perceptual_late() -> TrainConfig:
+    """LPIPS for the last third; all others go without, as it needs AlexNet."""
+    return _loss("perceptual_late", perceptual=Ramp(0.0, 0.05, 0.65, 0.7))
 
 
 def few_targets() -> TrainConfig:
@@ -143,6 +178,13 @@ def no_cuts() -> TrainConfig:
     return _worlds("no_cuts", boolean_cuts=False)
 
 
+def no_rooms() -> TrainConfig:
+    """Objects and tables alone in training; the held-out worlds keep rooms."""
+    worlds = ablation_base().data.worlds
+    kept = (replace(w, share=0.0) if w.name == "room" else w for w in worlds)
+    return _data("no_rooms", worlds=tuple(kept))
+
+
 def no_height_fields() -> TrainConfig:
     """Smooth bodies for displaced ones in the training scenes; the held-out ones keep them."""
     return _worlds("no_height_fields", height_fields=False)
@@ -159,9 +201,14 @@ ABLATIONS: tuple[Callable[[], TrainConfig], ...] = (
     step_one,
     window_over_time,
     window_for_memory,
+    shifted,
+    no_foot_code,
     bank_off,
     adamw,
     no_depth,
+    squared_error,
+    charbonnier_throughout,
+    perceptual_late,
     few_targets,
     many_targets,
     small_views_first,
@@ -169,4 +216,5 @@ ABLATIONS: tuple[Callable[[], TrainConfig], ...] = (
     single_chunk,
     no_cuts,
     no_height_fields,
+    no_rooms,
 )
