@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -103,6 +104,9 @@ class ModelConfig:
     """width of a token"""
     patch: int = 8
     """side of a square patch, pixels; images are multiples of it"""
+    tokens_a_view: int | None = 256
+    """most tokens of a view: larger ones are reduced before tokens are made of them
+    (`token_views`); None: a token for every patch, whatever a view's size"""
     attention_head_dim: int = 64
     memory_heads: int = 1
     memory_expansion: int = 2
@@ -134,6 +138,8 @@ class ModelConfig:
             raise ValueError(
                 f"dim {self.dim} is not a multiple of attention_head_dim {self.attention_head_dim}"
             )
+        if self.tokens_a_view is not None and self.tokens_a_view < 1:
+            raise ValueError(f"tokens_a_view {self.tokens_a_view}: at least 1, or None for all")
         if self.dim % self.memory_heads:
             raise ValueError(
                 f"dim {self.dim} is not a multiple of memory_heads {self.memory_heads}"
@@ -172,6 +178,21 @@ class ModelConfig:
                 f"attention_head_dim {self.attention_head_dim} and patch {self.patch}: attention "
                 "across views needs multiples of 8 and 4"
             )
+
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of tokens of a view of so many pixels; its shape is kept as nearly as
+        whole tokens allow. Raises ValueError unless both sides are multiples of the patch."""
+        if height % self.patch or width % self.patch:
+            raise ValueError(
+                f"image of {width}x{height} is not a multiple of the {self.patch} pixel patch"
+            )
+        rows, columns, most = height // self.patch, width // self.patch, self.tokens_a_view
+        if most is None or rows * columns <= most:
+            return rows, columns
+        reduced = math.sqrt(most / (rows * columns))
+        # whole numbers of a float product may lie just under themselves
+        fewer = max(1, min(most, math.floor(rows * reduced + 1e-9)))
+        return fewer, max(1, min(most // fewer, round(columns * reduced)))
 
     @property
     def window_used(self) -> WindowConfig | None:
@@ -221,6 +242,7 @@ def base312m() -> ModelConfig:
         memory_writes=("w0", "w1", "w2"),
         step=_steps.ConstantStep(),
         bank=None,
+        tokens_a_view=None,
     )
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from everview.datasets.cameras import Cameras
 from everview.models.fine_sweep import FineSweep
@@ -16,12 +17,15 @@ from everview.models.frame_bank import FrameBank
 from everview.models.heads import Decoded, Refinement, TokenHead
 from everview.models.queries import Outputs
 from everview.models.sweep import Sources
+from everview.models.token_views import TokenViews
 
 
 class Pixels(NamedTuple):
     """What makes pixels of tokens: always a head; with a bank the copy, and the fine sweep where
-    one is configured."""
+    one is configured. A view that tokens saw reduced is enlarged: the fine sweep looks at both
+    sizes, the copy at the larger."""
 
+    seen: TokenViews
     head: TokenHead
     fine: FineSweep | None
     refine: Refinement | None
@@ -32,19 +36,22 @@ class Pixels(NamedTuple):
         cameras: Cameras,
         frames: FrameBank | None,
         sources: Sources | None,
-        features: tuple[Tensor, ...],
+        levels: tuple[Tensor, ...],
         mask_BV: Tensor | None,
     ) -> Outputs:
-        """The answer of tokens for cameras [B, V] in the gauge. frames: of the bank, with their
-        features; sources: those that were compared. mask: views that may use them."""
-        prior = () if sources is None else (sources.log_depths, sources.opinion)
-        decoded: Decoded = self.head(tokens_BVTC, cameras.height, cameras.width, *prior)
+        """The answer of tokens for cameras [B, V] in the gauge. frames: of the bank; levels:
+        `FineFeatures` of them as tokens see them, and as they are where that differs; sources:
+        those that were compared. mask: views that may use them."""
+        seen, prior = self.seen.cameras(cameras), () if sources is None else sources[3:]
+        decoded: Decoded = self.head(tokens_BVTC, seen.height, seen.width, *prior)
+        finer = decoded
+        if self.fine is not None and sources is not None and frames is not None:
+            finer = self._finer(decoded, tokens_BVTC, seen, cameras, levels, sources)
+        elif seen is not cameras:
+            finer = enlarged(decoded, cameras)
+        decoded = decoded if seen is cameras else enlarged(decoded, cameras)
         shown = decoded.rgb, decoded.log_depth, decoded.log_scale
         if self.refine is not None and frames is not None and sources is not None:
-            finer = decoded
-            if self.fine is not None:
-                normed = self.head.norm(tokens_BVTC)
-                finer = self.fine(decoded, normed, cameras, features[-1], sources)
             copied = sources.nearest(self.refine.sources)[:3]
             found = self.refine(finer, cameras, frames.pictures(), *copied)
             shown = found if mask_BV is None else _where(mask_BV, found, shown)
@@ -56,6 +63,41 @@ class Pixels(NamedTuple):
             log_depth_direct=decoded.log_depth,
             log_scale=log_scale,
         )
+
+    def _finer(
+        self,
+        decoded: Decoded,
+        tokens_BVTC: Tensor,
+        seen: Cameras,
+        cameras: Cameras,
+        levels: tuple[Tensor, ...],
+        sources: Sources,
+    ) -> Decoded:
+        """The fine sweep's answer; a reduced view is swept as it was seen, and again enlarged, in
+        steps that are as many of its pixels."""
+        assert self.fine is not None
+        rest = self.head.norm(tokens_BVTC), seen.width // self.head.patch
+        if seen is cameras:
+            return self.fine(decoded, *rest, cameras, levels[0], sources)
+        first = enlarged(self.fine(decoded, *rest, seen, levels[0], sources), cameras)
+        shorter = first._replace(spacing=first.spacing * seen.height / cameras.height)
+        found = self.fine(shorter, *rest, cameras, levels[-1], sources)
+        return found._replace(spacing=decoded.spacing)
+
+
+def enlarged(decoded: Decoded, cameras: Cameras) -> Decoded:
+    """What tokens say of a reduced view, at the size of `cameras`; the fine sweep's features, which
+    it makes anew, are left out."""
+
+    def larger(maps: Tensor) -> Tensor:
+        size = cameras.height, cameras.width
+        lead, channels = maps.shape[:2], maps.shape[2:-2]
+        flat = maps.reshape(lead[0] * lead[1], -1, *maps.shape[-2:])
+        full = functional.interpolate(flat, size=size, mode="bilinear")
+        return full.reshape(*lead, *channels, *size)
+
+    rgb, log_depth, log_scale, features = (larger(maps) for maps in decoded[:4])
+    return Decoded(rgb, log_depth, log_scale, features, decoded.spacing, None)
 
 
 _Shown = tuple[Tensor, Tensor, Tensor]

@@ -132,9 +132,8 @@ class FineSweep(nn.Module):
 
     offsets: Tensor
 
-    def __init__(self, config: BankConfig, dim: int, patch: int) -> None:
+    def __init__(self, config: BankConfig, dim: int) -> None:
         super().__init__()
-        self.patch = patch
         offsets = torch.tensor(config.fine_offsets)
         self.register_buffer("offsets", offsets, persistent=False)
         self.features = FineFeatures(config.fine_features, config.features)
@@ -155,19 +154,21 @@ class FineSweep(nn.Module):
         self,
         decoded: Decoded,
         tokens_BVTC: Tensor,
+        columns: int,
         cameras: Cameras,
         maps_BKCHW: Tensor,
         sources: Sources,
     ) -> Decoded:
-        """decoded, tokens (normalised): of cameras [B, V] in the gauge; maps: `FineFeatures` of
-        the whole bank. Returns decoded with finer colour and depth, and features in `fine`."""
-        lead, width = decoded.log_depth.shape[:2], decoded.log_depth.shape[-1]
+        """decoded, tokens (normalised, `columns` in a row): of cameras [B, V] in the gauge; maps:
+        `FineFeatures` of the whole bank. Returns decoded with finer colour and depth, and features
+        in `fine`."""
+        lead = decoded.log_depth.shape[:2]
         with torch.autocast(maps_BKCHW.device.type, enabled=False):
             evidence, opinion = self._evidence(decoded, cameras, maps_BKCHW, sources)
             tokens_say = torch.cat([2 * decoded.rgb - 1, decoded.features], 2).flatten(0, 1)
             packed = torch.cat([evidence, functional.avg_pool2d(tokens_say, STRIDE)], 1)
             packed = packed.contiguous(memory_format=torch.channels_last)
-        kind, columns = self.network.entry.weight.dtype, width // self.patch
+        kind = self.network.entry.weight.dtype
         out = self.network(packed.to(kind), tokens_BVTC.flatten(0, 1).to(kind), columns)
         out = out.contiguous()
         out = out if out.dtype == torch.float64 else out.float()

@@ -42,6 +42,7 @@ from everview.models.schedule import CHUNK_CAUSAL, Schedule
 from everview.models.state import Clock, SceneState, StateError, in_products
 from everview.models.steps import StepPolicy
 from everview.models.sweep import PlaneSweep, Sources
+from everview.models.token_views import TokenViews
 from everview.models.views import check_sizes
 
 
@@ -51,21 +52,19 @@ class SceneModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        codes = config.time_periods, config.foot_code
-        self.embed = TokenEmbedding(config.dim, config.patch, *codes)
+        self.embed = TokenEmbedding(config.dim, config.patch, config.time_periods, config.foot_code)
         self.layers: Any = nn.ModuleList(build_stack(config))  # type: ignore[arg-type]
-        bank = config.bank
-        depths = bank or BankConfig()
-        span = (depths.near, depths.far, depths.hypotheses)
+        bank, depths = config.bank, config.bank or BankConfig()
+        span = depths.near, depths.far, depths.hypotheses
         self.head = TokenHead(config.dim, config.patch, span)
         self.sweep = None if bank is None else PlaneSweep(bank, config.dim, config.patch)
         self.refine = None if bank is None else Refinement(bank)
         self.cross_view = CrossView(config, depths) if config.cross_view else None
         is_fine = bank is not None and bank.fine_offsets
-        self.fine = FineSweep(depths, config.dim, config.patch) if is_fine else None
-        self._fingerprint = Fingerprint()
+        self.fine = FineSweep(depths, config.dim) if is_fine else None
+        self._seen = TokenViews(config)
+        self._fingerprint, self._bank_features = Fingerprint(), BankFeatures()
         self._packed, self._packed_looks = PackedStack(), PackedStack()
-        self._bank_features = BankFeatures()
         self._run: Run = run_block
         self._visit: Visit = visit
         initialise(self, self.layers, self.head, self.refine, (self.cross_view, self.fine))
@@ -192,6 +191,7 @@ class SceneModel(nn.Module):
     ) -> tuple[Any, ...]:
         """The part of `observe` without decisions: the layers' states after one chunk. cameras in
         the gauge, time_s since the origin, steps [B, 1]."""
+        images, cameras = self._seen.of(images, cameras)
         x = in_arithmetic(self.embed(cameras, images, time_s))
         last = max((i for i, state in enumerate(layers) if state != ()), default=None)
         if last is None:
@@ -267,11 +267,13 @@ class SceneModel(nn.Module):
     ) -> Outputs:
         """One pass of query tokens through the stack. bank: use the frame bank."""
         frames = view.bank if bank and self.sweep is not None else None
+        seen = self._seen.cameras(cameras)
+        images = None if images is None else self._seen.of(images, cameras)[0]
         with view.arithmetic():
-            x = self.embed(cameras, images, time_s)
-            x, sources = self._with_evidence(x, cameras, time_s, frames, view.features, None)
-            x, grid = in_arithmetic(x), self._grid(cameras)
-            looks = looking(view.cross_view, self._visit, cameras, sources, view.features, None)
+            x = self.embed(seen, images, time_s)
+            x, sources = self._with_evidence(x, seen, time_s, frames, view.features, None)
+            x, grid = in_arithmetic(x), self._grid(seen)
+            looks = looking(view.cross_view, self._visit, seen, sources, view.features, None)
             _, x, _ = self._through(view.stack, None, x, view.layers, None, None, grid, looks)
             return self._decode(x, cameras, frames, sources, view.features, None)
 
@@ -301,7 +303,9 @@ class SceneModel(nn.Module):
         asked_s = clock.since_origin(own.targets.time_s, asked.shape[1])
         assert episode.inputs.images is not None
         assert own.inputs.images is not None
-        x: Tensor | None = self.embed(cameras, own.inputs.images, own_s)
+        images, seen = self._seen.of(own.inputs.images, cameras)
+        queried = self._seen.cameras(asked)
+        x: Tensor | None = self.embed(seen, images, own_s)
         frames: FrameBank | None = None
         features: Made = ()
         if self.sweep is not None:
@@ -309,17 +313,17 @@ class SceneModel(nn.Module):
             frames = FrameBank(episode.inputs.images, every, time_s)
             features = self._features_of(frames)
         q, sources = self._with_evidence(
-            self.embed(asked, None, asked_s), asked, asked_s, frames, features, own.bank_mask
+            self.embed(queried, None, asked_s), queried, asked_s, frames, features, own.bank_mask
         )
         counts = torch.arange(plan.num_updates, device=x.device).expand(batch, -1)
-        rest = plan, self.config.step.steps(counts), self._grid(cameras)
-        looks = looking(self.cross_view, self._visit, asked, sources, features, own.bank_mask)
+        rest = plan, self.config.step.steps(counts), self._grid(seen)
+        looks = looking(self.cross_view, self._visit, queried, sources, features, own.bank_mask)
         x, q, layers = self._through(self.layers, x, q, state.layers, *rest, looks)
         clock = replace(clock, chunks=clock.chunks + plan.num_updates)
         final = replace(state, layers=layers, clock=clock, bank=frames)
-        seen = self._decode(x, cameras, None, None, (), None)
+        inputs = self._decode(x, cameras, None, None, (), None)
         outs = self._decode(q, asked, frames, sources, features, own.bank_mask)
-        return final, EpisodeOutputs(outs, seen)
+        return final, EpisodeOutputs(outs, inputs)
 
     # --- shared parts --------------------------------------------------------------------------
 
@@ -332,13 +336,15 @@ class SceneModel(nn.Module):
 
     def _features_of(self, frames: FrameBank, products: torch.dtype | None = None) -> Made:
         """Matching features of every frame, what each layer across views is shown of it, and
-        features at half of the resolution."""
+        features of the fine sweep, of the reduced frame and of the whole one where they differ."""
         assert self.sweep is not None
         pictures = frames.pictures()
-        maps = self.sweep.features(pictures)
+        seen, cameras = self._seen.of(pictures, frames.cameras)
+        maps = self.sweep.features(seen)
         looks = self.cross_view
-        shown = () if looks is None else looks(pictures, frames.cameras, maps)
-        fine = () if self.fine is None else (self.fine.features(pictures, maps),)
+        shown = () if looks is None else looks(seen, cameras, maps)
+        sizes = () if self.fine is None else (seen,) if seen is pictures else (seen, pictures)
+        fine = (self.fine.features(size, maps) for size in sizes)  # type: ignore[misc]
         return maps, *(shown if products is None else in_products(shown, products)), *fine
 
     def _with_evidence(
@@ -376,8 +382,9 @@ class SceneModel(nn.Module):
         features: Made,
         mask_BV: Tensor | None,
     ) -> Outputs:
-        pixels = Pixels(self.head, self.fine, self.refine)
-        return pixels.of(tokens, cameras, frames, sources, features, mask_BV)
+        pixels = Pixels(self._seen, self.head, self.fine, self.refine)
+        levels = features[1 + self.config.cross_view :]
+        return pixels.of(tokens, cameras, frames, sources, levels, mask_BV)
 
     def _through(self, layers: Any, *rest: Any) -> tuple[Any, Any, tuple[Any, ...]]:
         """Layer.run through a stack: inputs, queries and the layers' states."""

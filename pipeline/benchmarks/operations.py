@@ -13,6 +13,7 @@ For a token of a block of width d, fast weights F = r d wide, T tokens in its vi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from everview.models.config import ModelConfig
@@ -34,7 +35,7 @@ class Operations:
             blocks=config.stack.count("T"),
             dim=config.dim,
             hidden=config.dim * config.memory_expansion,
-            tokens_per_view=(size // config.patch) ** 2,
+            tokens_per_view=math.prod(config.token_grid(size, size)),
         )
 
     @property

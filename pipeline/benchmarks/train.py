@@ -24,6 +24,7 @@ GiB at 10 layers and 28 GiB at 14; weights, gradients and AdamW 16 bytes a param
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -93,9 +94,9 @@ class Case:
 
     @property
     def tokens(self) -> int:
-        """Patches of inputs and targets."""
+        """Of inputs and targets."""
         views = self.scenes * (self.inputs + self.targets)
-        return views * (self.size // self.config.patch) ** 2
+        return views * math.prod(self.config.token_grid(self.size, self.size))
 
 
 CASES = (

@@ -9,7 +9,8 @@ The first chunk fixes the gauge, and ends by its size alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -29,7 +30,7 @@ class Boundaries:
     """A chunk ends at the first limit that it reaches; 0 is no limit. Raises UsageError."""
 
     tokens: int = 0
-    """a chunk ends when it has this many tokens (a frame has one for each patch)"""
+    """a chunk ends when it has this many tokens (`ModelConfig.token_grid` of every frame)"""
     latency_s: float = 0.0
     """a chunk ends when its oldest frame is this old, by the frames' own time stamps"""
     silence_s: float = 0.0
@@ -47,17 +48,18 @@ class Boundaries:
         self,
         pending: Sequence[Frame],
         chunk_frames: int,
-        patch: int,
+        grid: Callable[[int, int], tuple[int, int]],
         now_s: float | None,
         is_first: bool,
     ) -> Closed | None:
-        """Which limit the pending frames have reached, if any. now_s: the time stamp of the last
+        """Which limit the pending frames have reached, if any. grid: rows and columns of tokens of
+        a frame's height and width. now_s: the time stamp of the last
         frame of the stream, pending or not. is_first: they would be the first chunk."""
         if not pending:
             return None
         if len(pending) == chunk_frames:
             return "full"
-        if self.tokens and sum(_tokens(frame, patch) for frame in pending) >= self.tokens:
+        if self.tokens and _tokens(pending, grid) >= self.tokens:
             return "budget"
         oldest = pending[0].time_s
         if is_first or not self.latency_s or oldest is None or now_s is None or not is_time(now_s):
@@ -65,6 +67,5 @@ class Boundaries:
         return "latency" if now_s - oldest >= self.latency_s else None
 
 
-def _tokens(frame: Frame, patch: int) -> int:
-    height, width = frame.image.shape[:2]
-    return (height // patch) * (width // patch)
+def _tokens(frames: Sequence[Frame], grid: Callable[[int, int], tuple[int, int]]) -> int:
+    return sum(math.prod(grid(*frame.image.shape[:2])) for frame in frames)

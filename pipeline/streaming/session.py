@@ -180,7 +180,7 @@ class Session:
         closed = self.policies.boundaries.reached(
             [pending.frame for pending in self.pending],
             self.policies.chunk_frames,
-            self.model.config.patch,
+            self.model.config.token_grid,
             None if arrival.frame is None else arrival.frame.time_s,
             is_first=self._published is None,
         )

@@ -5,6 +5,7 @@ It never waits for the device: what it returns are tensors there, to be read eve
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from everview.models.config import ModelConfig
 from everview.models.context import Context
 from everview.models.episode import Episode
 from everview.models.scene_model import SceneModel
@@ -109,14 +111,14 @@ def training_step(
         losses={**losses, **bank_means(told[-4:])},
         gradient_norm=verdict.norm,
         accepted=verdict.accepted,
-        tokens=count_tokens(episode, objective.model.config.patch) * optimiser.ranks.share.count,
+        tokens=count_tokens(episode, objective.model.config) * optimiser.ranks.share.count,
     )
 
 
-def count_tokens(episode: Episode, patch: int) -> int:
-    """Patches in an episode's inputs and targets together."""
+def count_tokens(episode: Episode, config: ModelConfig) -> int:
+    """Tokens of an episode's inputs and targets together."""
     total = 0
     for views in (episode.inputs, episode.targets):
-        scenes, count = views.cameras.shape
-        total += scenes * count * (views.cameras.width // patch) * (views.cameras.height // patch)
+        grid = config.token_grid(views.cameras.height, views.cameras.width)
+        total += math.prod((*views.cameras.shape, *grid))
     return total

@@ -109,7 +109,7 @@ def test_untrained_it_moves_depth_towards_the_surface_and_leaves_colours() -> No
     inside = (..., slice(8, -8), slice(8, -8))
     for offset in (-1.0, 0.4, 3.0):
         decoded = decoded_of(true - offset * 0.1, 0.1)
-        found = fine(decoded, tokens, cameras, maps, sources)
+        found = fine(decoded, tokens, 8, cameras, maps, sources)
         before, after = (float((d.log_depth - true)[inside].abs().mean()) for d in (decoded, found))
         assert after < 0.8 * before
         assert torch.equal(found.rgb, decoded.rgb)
