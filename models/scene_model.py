@@ -344,7 +344,7 @@ class SceneModel(nn.Module):
         looks = self.cross_view
         shown = () if looks is None else looks(seen, cameras, maps)
         sizes = () if self.fine is None else (seen,) if seen is pictures else (seen, pictures)
-        fine = (self.fine.features(size, maps) for size in sizes)  # type: ignore[misc]
+        fine = (self.fine.features(size, maps) for size in sizes)
         return maps, *(shown if products is None else in_products(shown, products)), *fine
 
     def _with_evidence(
