@@ -143,6 +143,21 @@ def test_gradients_of_a_larger_picture_reach_every_weight() -> None:
     assert outs.inputs.log_depth.shape[-2:] == (32, 32)
 
 
+@pytest.mark.slow
+def test_larger_views_compile_without_breaks() -> None:
+    from torch._dynamo.utils import counters
+
+    plain, compiled = fine_model(**REDUCED), fine_model(**REDUCED)
+    seen = episode(size=(32, 32))
+    torch._dynamo.reset()
+    counters.clear()
+    compiled.compile_blocks(backend="eager", fullgraph=True, dynamic=False)
+    expected, found = (m(seen, CHUNK_CAUSAL)[1].targets.rgb for m in (plain, compiled))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch._dynamo.reset()
+    assert not counters["graph_break"]
+
+
 def test_cameras_that_fit_are_left_as_they_are() -> None:
     cameras = episode(size=(16, 16)).inputs.cameras
     assert TokenViews(replace(tiny(), **REDUCED)).cameras(cameras) is cameras
