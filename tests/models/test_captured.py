@@ -28,6 +28,7 @@ from everview.models.scene_model import SceneModel
 from everview.models.schedule import CHUNK_CAUSAL
 from everview.models.state import map_tensors, named_tensors
 from tests.models.crossings import Crossings, pretend_gpu
+from tests.models.fine_models import BANK
 from tests.models.scenes import episode, orbit, scene_model, streamed
 from tests.models.standin_recorder import StandIn
 
@@ -259,8 +260,15 @@ def test_a_cpu_is_served_plainly(model: SceneModel) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"memory_writes": ("w0", "w1", "w2")}, {"stack": "WTSF"}, {"cross_view": 2}],
-    ids=["w1", "w0+w1+w2", "window", "across views"],
+    [
+        {},
+        {"memory_writes": ("w0", "w1", "w2")},
+        {"stack": "WTSF"},
+        {"cross_view": 2},
+        {"bank": BANK},
+        {"bank": BANK, "tokens_a_view": 1},
+    ],
+    ids=["w1", "w0+w1+w2", "window", "across views", "fine", "reduced"],
 )
 @pytest.mark.parametrize("products", [None, torch.bfloat16], ids=["own", "bfloat16"])
 def test_queries_and_writes_neither_wait_for_a_gpu_nor_copy_from_the_host(

@@ -65,8 +65,14 @@ def alike(found, expected) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"bank": tiny().bank}, {"bank": FINE}, {"stack": "WTFSTF"}],
-    ids=["memory alone", "with bank", "fine sweep", "window"],
+    [
+        {},
+        {"bank": tiny().bank},
+        {"bank": FINE},
+        {"bank": FINE, "tokens_a_view": 4},
+        {"stack": "WTFSTF"},
+    ],
+    ids=["memory alone", "with bank", "fine sweep", "reduced", "window"],
 )
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @torch.inference_mode()

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from everview.models.config import BankConfig, base15m, config_to_dict, tiny
+from everview.models.config import base15m, config_to_dict, tiny
 from everview.models.heads import FEATURES, Decoded
 from everview.models.queries import Query
 from everview.models.scene_model import SceneModel
 from everview.models.schedule import CHUNK_CAUSAL
 from everview.models.sweep import Sources
 from everview.models.weight_files import load_model, save_weights
+from tests.models.fine_models import BANK, OFFSETS, PLAIN, fine_model
 from tests.models.part_claims import (
     answers_of_a_stream_are_an_episodes,
     captured_queries_show_the_view_they_are_given,
@@ -27,20 +28,6 @@ from tests.models.scenes import (
     scene_model,
     streamed,
 )
-
-OFFSETS = (-3.0, -1.0, -0.4, 0.0, 0.4, 1.0, 3.0)
-FINE = {"fine_offsets": OFFSETS, "fine_features": 4, "fine_channels": 16, "fine_returned": 4}
-PLAIN = BankConfig(hypotheses=8, features=8, groups=4, refine_channels=8, compared=3, sources=2)
-BANK = replace(PLAIN, **FINE)
-
-
-def fine_model(**changes) -> SceneModel:
-    """A tiny model whose fine sweep changes depth, colour and the copy."""
-    model = scene_model(**{"bank": BANK} | changes)
-    torch.nn.init.normal_(model.fine.network.exit.weight, std=0.3)
-    torch.nn.init.normal_(model.refine.finer.weight, std=0.3)
-    torch.nn.init.normal_(model.fine.features.leave.weight, std=0.3)
-    return model
 
 
 def without(model: SceneModel) -> SceneModel:

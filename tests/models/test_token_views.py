@@ -16,13 +16,13 @@ from everview.models.queries import Query
 from everview.models.scene_model import SceneModel
 from everview.models.schedule import CHUNK_CAUSAL
 from everview.models.token_views import TokenViews
+from tests.models.fine_models import BANK, fine_model
 from tests.models.part_claims import (
     answers_of_a_stream_are_an_episodes,
     views_are_answered_alone_as_together,
     views_that_went_on_and_were_frozen_once,
 )
 from tests.models.scenes import episode, scene_model, streamed
-from tests.models.test_fine_sweep import BANK, fine_model
 
 REDUCED = {"tokens_a_view": 4}
 """views of 16 x 16 px are seen whole, of 32 x 32 by half their sides"""
