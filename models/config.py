@@ -104,7 +104,7 @@ class ModelConfig:
     """width of a token"""
     patch: int = 8
     """side of a square patch, pixels; images are multiples of it"""
-    tokens_a_view: int | None = 256
+    tokens_a_view: int | None = field(default=256, repr=False)
     """most tokens of a view: larger ones are reduced before tokens are made of them
     (`token_views`); None: a token for every patch, whatever a view's size"""
     attention_head_dim: int = 64
@@ -180,8 +180,9 @@ class ModelConfig:
             )
 
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of tokens of a view of so many pixels; its shape is kept as nearly as
-        whole tokens allow. Raises ValueError unless both sides are multiples of the patch."""
+        """Rows and columns of tokens of a view of so many pixels. Of a view that is reduced the
+        shorter side is rounded down, and the longer in proportion, to whole tokens. Raises
+        ValueError unless both sides are multiples of the patch."""
         if height % self.patch or width % self.patch:
             raise ValueError(
                 f"image of {width}x{height} is not a multiple of the {self.patch} pixel patch"
@@ -189,10 +190,11 @@ class ModelConfig:
         rows, columns, most = height // self.patch, width // self.patch, self.tokens_a_view
         if most is None or rows * columns <= most:
             return rows, columns
-        reduced = math.sqrt(most / (rows * columns))
-        # whole numbers of a float product may lie just under themselves
-        fewer = max(1, min(most, math.floor(rows * reduced + 1e-9)))
-        return fewer, max(1, min(most // fewer, round(columns * reduced)))
+        short, long = sorted((rows, columns))
+        # a whole number's root may come out just under itself
+        fewer = max(1, math.floor(math.sqrt(most * short / long) + 1e-9))
+        grid = fewer, min(most // fewer, round(fewer * long / short))
+        return grid if rows == short else (grid[1], grid[0])
 
     @property
     def window_used(self) -> WindowConfig | None:
@@ -202,8 +204,10 @@ class ModelConfig:
     @property
     def identity(self) -> str:
         """What fingerprints are made of. What a model goes without has no part in its name, so
-        weights from before there was such a thing keep theirs."""
+        weights from before there was such a thing keep theirs; views that are reduced have."""
         parts = [repr(self)] if self.window_used is None else [repr(self), repr(self.window)]
+        if self.tokens_a_view is not None:
+            parts.append(f"tokens_a_view={self.tokens_a_view}")
         if not self.foot_code:
             parts.append("foot_code=False")
         if self.cross_view:

@@ -39,5 +39,10 @@ class TokenViews:
         return cameras.resized(width, height)
 
     def of(self, images_BV3HW: Tensor, cameras: Cameras) -> tuple[Tensor, Cameras]:
-        """Reduced images, antialiased, and their cameras."""
+        """Reduced images, antialiased, and their cameras. Raises ValueError for images of another
+        size than their cameras."""
+        size = cameras.height, cameras.width
+        if images_BV3HW.shape[-2:] != size:
+            width, height = images_BV3HW.shape[-1], images_BV3HW.shape[-2]
+            raise ValueError(f"images of {width}x{height} for cameras of {size[1]}x{size[0]}")
         return fitted(images_BV3HW, cameras, *self.size(cameras.height, cameras.width))

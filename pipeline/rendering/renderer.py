@@ -21,9 +21,9 @@ from everview.models.queries import Outputs, Query
 from everview.models.scene_model import SceneModel
 from everview.pipeline.rendering.asked import AskedViews, RenderedView, picture_bytes
 
-# Views of 128 px have 256 tokens of 8x8: 16 of them on a CPU, about 0.3 GiB at d384; a GPU is full
-# with 8 of 256 px.
-_TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 8192}
+# What is made of pixels fills memory, whatever tokens see: 16 views of 128 px on a CPU, about 0.3
+# GiB at d384; a GPU is full with 8 of 256 px.
+_PATCHES_AT_ONCE = {"cpu": 4096, "cuda": 8192}
 
 
 class Renderer(Protocol):
@@ -112,7 +112,7 @@ class SceneRenderer(Renderer):
         return images
 
     def _batches(self, cameras: Sequence[Camera]) -> Iterator[tuple[int, int]]:
-        most = _TOKENS_AT_ONCE.get(self.model.device.type, 4096)
+        most = _PATCHES_AT_ONCE.get(self.model.device.type, 4096)
         return _batches(cameras, self.model.config.patch, most)
 
     def _query(
@@ -147,12 +147,12 @@ def time_tensor(times: Sequence[float | None], device: torch.device) -> Tensor |
     return torch.tensor([values], dtype=torch.float64).to(device, non_blocking=True)
 
 
-def _batches(cameras: Sequence[Camera], patch: int, tokens: int) -> Iterator[tuple[int, int]]:
-    """Runs [start, stop) of cameras of one size that fit the token budget together."""
+def _batches(cameras: Sequence[Camera], patch: int, patches: int) -> Iterator[tuple[int, int]]:
+    """Runs [start, stop) of cameras of one size that fit so many patches together."""
     start = 0
     while start < len(cameras):
         width, height = cameras[start].width, cameras[start].height
-        most = max(1, tokens // max(1, (width // patch) * (height // patch)))
+        most = max(1, patches // max(1, (width // patch) * (height // patch)))
         stop = start + 1
         while (
             stop < len(cameras)

@@ -53,8 +53,8 @@ class Boundaries:
         is_first: bool,
     ) -> Closed | None:
         """Which limit the pending frames have reached, if any. grid: rows and columns of tokens of
-        a frame's height and width. now_s: the time stamp of the last
-        frame of the stream, pending or not. is_first: they would be the first chunk."""
+        a frame's height and width. now_s: the time stamp of the last frame of the stream, pending
+        or not. is_first: they would be the first chunk."""
         if not pending:
             return None
         if len(pending) == chunk_frames:

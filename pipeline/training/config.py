@@ -281,6 +281,8 @@ class EvaluationConfig:
     """input views"""
     targets: int = 8
     """target views"""
+    size: int | None = None
+    """side of their square views, pixels; None: as the pool holds them"""
     chunks: tuple[int, ...] = (1, 4, 8)
     """chunk counts of the causal schedule, beside `set`"""
     causal: Literal["chunk_causal", "shifted"] = "chunk_causal"
@@ -373,6 +375,8 @@ class TrainConfig:
     """steps between two lines of the metrics, the only moments the host waits for the device"""
 
     def __post_init__(self) -> None:
+        if self.start_layers and self.start_from is None:
+            raise ValueError(f"start_layers {self.start_layers} of no weights: give start_from too")
         for shape in self.data.shapes:
             side = self.data.side(shape)
             if side % self.model.patch:

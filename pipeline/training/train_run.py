@@ -134,8 +134,9 @@ def open_run(
 def first_model(config: TrainConfig) -> SceneModel:
     """A model of the configuration, with the weights of `start_from` where it has them too.
 
-    Parts that those weights came before are new, as in a model from nothing. Raises UsageError
-    where the weights hold what the configured model lacks, or in another shape.
+    Parts that those weights came before are new, as in a model from nothing; with `start_layers`
+    some of their layers are left out first. Raises UsageError for places they lack, and where the
+    weights hold what the configured model lacks, or in another shape.
     """
     model = SceneModel(config.model)
     if config.start_from is None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from everview.models.config import BankConfig, ModelConfig, base312m, tiny
+from everview.models.decoding import enlarged
 from everview.models.frame_bank import fitted
 from everview.models.queries import Query
 from everview.models.scene_model import SceneModel
@@ -54,10 +55,15 @@ def test_a_grid_is_the_largest_of_its_shape_within_the_limit(rows, columns, most
     assert 1 <= fewer[0] <= rows
     assert 1 <= fewer[1] <= columns
     assert fewer[0] * fewer[1] <= most
+    assert config.token_grid(8 * columns, 8 * rows) == (fewer[1], fewer[0])
+    short, long = sorted((rows, columns))
     if rows * columns <= most:
         assert fewer == (rows, columns)
-    elif fewer[0] < most:  # one more row, and columns in proportion, would be too many
-        assert (fewer[0] + 1) * (fewer[0] + 1) * columns / rows > most * (1 - 1e-6)
+    else:  # one more on the shorter side, and the longer in proportion, would be too many
+        assert (min(fewer) + 1) ** 2 * long / short > most * (1 - 1e-6)
+        assert abs(max(fewer) - min(fewer) * long / short) <= 0.5 or max(fewer) * min(fewer) > (
+            most - min(fewer)
+        )
 
 
 def test_sides_that_are_no_whole_patches_are_refused() -> None:
@@ -67,8 +73,10 @@ def test_sides_that_are_no_whole_patches_are_refused() -> None:
         replace(tiny(), tokens_a_view=0)
 
 
-def test_another_limit_is_another_model_of_another_name() -> None:
-    assert replace(tiny(), **REDUCED).identity != tiny().identity
+def test_another_limit_is_another_model_of_another_name_and_none_is_as_before() -> None:
+    names = {replace(tiny(), tokens_a_view=most).identity for most in (4, 256, None)}
+    assert len(names) == 3
+    assert "tokens_a_view" not in base312m().identity
 
 
 @torch.no_grad()
@@ -118,6 +126,46 @@ def test_pixels_of_a_larger_view_come_from_the_larger_frames() -> None:
     contrast = (found.rgb[..., 1:] - found.rgb[..., :-1]).abs().mean()
     direct = (found.direct_rgb[..., 1:] - found.direct_rgb[..., :-1]).abs().mean()
     assert contrast > 10 * direct
+
+
+@torch.no_grad()
+def test_the_fine_sweep_looks_at_the_reduced_view_then_at_the_whole_in_half_steps() -> None:
+    model, seen = fine_model(**REDUCED), episode(targets=1, batch=1, size=(32, 32))
+    view = model.freeze(streamed(model, seen))
+    swept, copied = [], []
+    sweep, copy = model.fine.forward, model.refine.forward
+
+    def watched_sweep(decoded, tokens, columns, cameras, maps, sources):
+        found = sweep(decoded, tokens, columns, cameras, maps, sources)
+        swept.append((decoded, columns, cameras, maps, found))
+        return found
+
+    def watched_copy(decoded, *rest):
+        copied.append(decoded)
+        return copy(decoded, *rest)
+
+    model.fine.forward, model.refine.forward = watched_sweep, watched_copy
+    model.query(Query(seen.targets.cameras), view)
+    (first, columns, small, small_maps, found), (second, same, large, large_maps, last) = swept
+    assert (small.width, large.width, columns, same) == (16, 32, 2, 2)
+    assert small_maps is view.features[-2]
+    assert large_maps is view.features[-1]
+    assert torch.equal(second.log_depth, enlarged(found, large).log_depth)
+    assert torch.equal(second.spacing, first.spacing / 2)
+    assert torch.equal(copied[0].spacing, first.spacing)
+    assert torch.equal(copied[0].log_depth, last.log_depth)
+    assert torch.equal(copied[0].fine, last.fine)
+
+
+@torch.no_grad()
+def test_images_of_another_size_than_their_cameras_are_refused() -> None:
+    model, seen = fine_model(**REDUCED), episode(size=(32, 32))
+    view, small = model.freeze(streamed(model, seen)), seen.targets.cameras.resized(16, 16)
+    with pytest.raises(ValueError, match="images of 32x32 for cameras of 16x16"):
+        model.query(Query(small, images=seen.targets.images), view)
+    inputs = seen.inputs.in_cameras(seen.inputs.cameras.resized(16, 16))
+    with pytest.raises(ValueError, match="images of 32x32 for cameras of 16x16"):
+        model(replace(seen, inputs=inputs), CHUNK_CAUSAL)
 
 
 @torch.no_grad()

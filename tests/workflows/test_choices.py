@@ -44,6 +44,13 @@ def test_the_same_command_measures_nothing_again(given, monkeypatch) -> None:
     assert choices.main(given) == 0
 
 
+def test_rows_of_other_weights_or_another_size_are_no_part_of_a_file(given, capsys) -> None:
+    assert choices.main(given) == 0
+    with pytest.raises(SystemExit):
+        choices.main([*given, "--size", "16"])
+    assert "at 32 px" in capsys.readouterr().err
+
+
 def test_weights_without_a_bank_keep_nothing() -> None:
     with pytest.raises(ValueError, match="no frame bank"):
         keeping(SceneModel(replace(tiny().model, bank=None)), 8)

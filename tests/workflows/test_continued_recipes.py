@@ -97,7 +97,13 @@ def test_a_step_at_256_px_sees_as_many_pixels_as_one_at_128() -> None:
     small_views, large_views = data.shapes
     assert (data.side(small_views), data.side(large_views)) == (128, 256)
     assert small_views.scenes * 128**2 == large_views.scenes * 256**2
-    assert replace(two_sizes(), name="base_longer", data=base_longer().data) == base_longer()
+    one, control = two_sizes(), base_longer()
+    assert replace(one, name=control.name, data=control.data, evaluation=control.evaluation) == (
+        control
+    )
+    # judged on the same held-out scenes
+    assert replace(one.evaluation, size=None) == control.evaluation
+    assert one.evaluation.size == control.data.size
 
 
 def test_muon_takes_the_matrices_of_the_attention() -> None:

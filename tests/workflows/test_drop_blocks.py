@@ -42,3 +42,13 @@ def test_every_block_is_left_out_in_turn_and_the_one_that_costs_least_goes(
     assert first["psnr"] == max(first["candidates"].values())
     assert len(report["layers"]) == 3
     assert second["psnr"] == max(second["candidates"].values())
+
+
+@pytest.mark.parametrize("keep", ["0", "2", "9"])
+def test_as_many_blocks_as_there_are_or_none_are_refused_at_once(keep, tmp_path, capsys) -> None:
+    weights = save_weights(SceneModel(tiny().model), tmp_path / "w", "", bits=32)
+    out = tmp_path / "dropped.json"
+    with pytest.raises(SystemExit):
+        drop_blocks.main(["--weights", str(weights), "--keep", keep, "--out", str(out)])
+    assert f"--keep {keep}: 1 to 1 of the 2 blocks" in capsys.readouterr().err
+    assert not out.exists()

@@ -92,7 +92,10 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     rows = []
     if given.out.exists():
-        rows = [Row(**row) for row in json.loads(given.out.read_text())["rows"]]
+        report = json.loads(given.out.read_text())
+        if (report["weights"], report["size"]) != (given.weights, given.size):
+            parser.error(f"{given.out} is of {report['weights']} at {report['size']} px: another")
+        rows = [Row(**row) for row in report["rows"]]
     known = {row.choice for row in rows}
     model = load_model(given.weights)
     full = max(CAPACITIES)

@@ -68,9 +68,12 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     config = find_recipe("base")()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(given.weights).to(device)
+    blocks = len(model.config.stack) // block_length(model.config.stack)
+    if not 1 <= given.keep < blocks:
+        parser.error(f"--keep {given.keep}: 1 to {blocks - 1} of the {blocks} blocks")
     judged = replace(config.evaluation, scenes=given.scenes, targets=4, chunks=(1,))
     held_out = render_held_out(config.data, judged, render_scenes, device)
-    model = load_model(given.weights).to(device)
     whole = means_over_worlds(measure(model, held_out))[JUDGED]
     left, rounds = drop_blocks(model, held_out, given.keep)
     layers = layers_of(left, block_length(model.config.stack))

@@ -52,3 +52,5 @@ def test_a_shallower_model_starts_from_the_layers_that_are_named(tmp_path):
             assert torch.equal(values[name], whole[name])
     with pytest.raises(UsageError, match=r"layers \(0, 99\) of a stack of"):
         first_model(replace(begun, start_layers=(0, 99)))
+    with pytest.raises(ValueError, match="of no weights: give start_from too"):
+        replace(begun, start_from=None)
