@@ -17,7 +17,6 @@ from everview.models.frame_bank import FrameBank
 from everview.models.heads import Decoded, Refinement, TokenHead
 from everview.models.queries import Outputs
 from everview.models.sweep import Sources
-from everview.models.token_views import TokenViews
 
 
 class Pixels(NamedTuple):
@@ -25,7 +24,6 @@ class Pixels(NamedTuple):
     one is configured. A view that tokens saw reduced is enlarged: the fine sweep looks at both
     sizes, the copy at the larger."""
 
-    seen: TokenViews
     head: TokenHead
     fine: FineSweep | None
     refine: Refinement | None
@@ -33,34 +31,34 @@ class Pixels(NamedTuple):
     def of(
         self,
         tokens_BVTC: Tensor,
+        seen: Cameras,
         cameras: Cameras,
         frames: FrameBank | None,
         sources: Sources | None,
         levels: tuple[Tensor, ...],
         mask_BV: Tensor | None,
     ) -> Outputs:
-        """The answer of tokens for cameras [B, V] in the gauge. frames: of the bank; levels:
+        """The answer of tokens for cameras [B, V] in the gauge, seen as the views that tokens were
+        made of (the same object where none was reduced). frames: of the bank; levels:
         `FineFeatures` of them as tokens see them, and as they are where that differs; sources:
         those that were compared. mask: views that may use them."""
-        seen, prior = self.seen.cameras(cameras), () if sources is None else sources[3:]
+        prior = () if sources is None else (sources.log_depths, sources.opinion)
         decoded: Decoded = self.head(tokens_BVTC, seen.height, seen.width, *prior)
-        finer = decoded
-        if self.fine is not None and sources is not None and frames is not None:
-            finer = self._finer(decoded, tokens_BVTC, seen, cameras, levels, sources)
-        elif seen is not cameras:
-            finer = enlarged(decoded, cameras)
-        decoded = decoded if seen is cameras else enlarged(decoded, cameras)
-        shown = decoded.rgb, decoded.log_depth, decoded.log_scale
+        whole = decoded if seen is cameras else enlarged(decoded, cameras)
+        shown = whole.rgb, whole.log_depth, whole.log_scale
         if self.refine is not None and frames is not None and sources is not None:
+            finer = whole
+            if self.fine is not None:
+                finer = self._finer(decoded, tokens_BVTC, seen, cameras, levels, sources)
             copied = sources.nearest(self.refine.sources)[:3]
             found = self.refine(finer, cameras, frames.pictures(), *copied)
             shown = found if mask_BV is None else _where(mask_BV, found, shown)
         rgb, log_depth, log_scale = shown
         return Outputs(
             rgb=rgb,
-            direct_rgb=decoded.rgb,
+            direct_rgb=whole.rgb,
             log_depth=log_depth,
-            log_depth_direct=decoded.log_depth,
+            log_depth_direct=whole.log_depth,
             log_scale=log_scale,
         )
 
@@ -89,15 +87,13 @@ def enlarged(decoded: Decoded, cameras: Cameras) -> Decoded:
     """What tokens say of a reduced view, at the size of `cameras`; the fine sweep's features, which
     it makes anew, are left out."""
 
-    def larger(maps: Tensor) -> Tensor:
-        size = cameras.height, cameras.width
-        lead, channels = maps.shape[:2], maps.shape[2:-2]
-        flat = maps.reshape(lead[0] * lead[1], -1, *maps.shape[-2:])
-        full = functional.interpolate(flat, size=size, mode="bilinear")
-        return full.reshape(*lead, *channels, *size)
-
-    rgb, log_depth, log_scale, features = (larger(maps) for maps in decoded[:4])
-    return Decoded(rgb, log_depth, log_scale, features, decoded.spacing, None)
+    single = decoded.log_depth[:, :, None], decoded.log_scale[:, :, None]
+    maps = torch.cat([decoded.rgb, *single, decoded.features], 2)
+    full = functional.interpolate(
+        maps.flatten(0, 1), size=(cameras.height, cameras.width), mode="bilinear"
+    ).unflatten(0, maps.shape[:2])
+    parts = full[:, :, :3], full[:, :, 3], full[:, :, 4], full[:, :, 5:]
+    return Decoded(*parts, decoded.spacing, None)
 
 
 _Shown = tuple[Tensor, Tensor, Tensor]

@@ -275,7 +275,7 @@ class SceneModel(nn.Module):
             x, grid = in_arithmetic(x), self._grid(seen)
             looks = looking(view.cross_view, self._visit, seen, sources, view.features, None)
             _, x, _ = self._through(view.stack, None, x, view.layers, None, None, grid, looks)
-            return self._decode(x, cameras, frames, sources, view.features, None)
+            return self._decode(x, seen, cameras, frames, sources, view.features, None)
 
     # --- episodes ------------------------------------------------------------------------------
 
@@ -321,8 +321,8 @@ class SceneModel(nn.Module):
         x, q, layers = self._through(self.layers, x, q, state.layers, *rest, looks)
         clock = replace(clock, chunks=clock.chunks + plan.num_updates)
         final = replace(state, layers=layers, clock=clock, bank=frames)
-        inputs = self._decode(x, cameras, None, None, (), None)
-        outs = self._decode(q, asked, frames, sources, features, own.bank_mask)
+        inputs = self._decode(x, seen, cameras, None, None, (), None)
+        outs = self._decode(q, queried, asked, frames, sources, features, own.bank_mask)
         return final, EpisodeOutputs(outs, inputs)
 
     # --- shared parts --------------------------------------------------------------------------
@@ -376,24 +376,24 @@ class SceneModel(nn.Module):
     def _decode(
         self,
         tokens: Tensor,
+        seen: Cameras,
         cameras: Cameras,
         frames: FrameBank | None,
         sources: Sources | None,
         features: Made,
         mask_BV: Tensor | None,
     ) -> Outputs:
-        pixels = Pixels(self._seen, self.head, self.fine, self.refine)
+        pixels = Pixels(self.head, self.fine, self.refine)
         levels = features[1 + self.config.cross_view :]
-        return pixels.of(tokens, cameras, frames, sources, levels, mask_BV)
+        return pixels.of(tokens, seen, cameras, frames, sources, levels, mask_BV)
 
     def _through(self, layers: Any, *rest: Any) -> tuple[Any, Any, tuple[Any, ...]]:
         """Layer.run through a stack: inputs, queries and the layers' states."""
         return run_stack(self._run, layers, block_length(self.config.stack), *rest)
 
     def _grid(self, cameras: Cameras) -> TokenGrid:
-        rows, columns = cameras.height // self.config.patch, cameras.width // self.config.patch
-        head_dim, window = self.config.attention_head_dim, self.config.window_used
-        return TokenGrid.of(rows, columns, head_dim, self.device, window)
+        config, grid = self.config, self.config.token_grid(cameras.height, cameras.width)
+        return TokenGrid.of(*grid, config.attention_head_dim, self.device, config.window_used)
 
     def _check(self, state: SceneState) -> None:
         if state.fingerprint != self.fingerprint:

@@ -257,8 +257,8 @@ class DataConfig:
         inside = min(progress, math.nextafter(1.0, 0.0))
         return [shape for shape in self.shapes if shape.start <= inside < shape.end]
 
-    def side(self, shape: EpisodeShape) -> int:
-        """Side of the square views of an episode of this shape, in pixels."""
+    def side(self, shape: EpisodeShape | EvaluationConfig) -> int:
+        """Side of the square views of an episode of this shape, or of held-out ones, in pixels."""
         return shape.size or self.size
 
     @property
@@ -377,8 +377,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.start_layers and self.start_from is None:
             raise ValueError(f"start_layers {self.start_layers} of no weights: give start_from too")
-        for shape in self.data.shapes:
-            side = self.data.side(shape)
+        judged = self.data.side(self.evaluation)
+        for side in (*map(self.data.side, self.data.shapes), judged):
             if side % self.model.patch:
                 raise ValueError(
                     f"views of {side} px can't be cut into the model's patches of "

@@ -64,9 +64,7 @@ def render_held_out(
 
     def rendered(chosen: Sequence[World], inputs: int) -> dict[str, SceneViews]:
         views = inputs + config.targets
-        return {
-            world_name(w): render(w, seeds, views, config.size or data.size, device) for w in chosen
-        }
+        return {world_name(w): render(w, seeds, views, data.side(config), device) for w in chosen}
 
     paths = [world for world in worlds if world.trajectory == "video" and config.streams]
     streams = rendered(paths, max(config.streams, default=0))

@@ -26,7 +26,7 @@ def model_card(config: TrainConfig, facts: Mapping[str, Any]) -> str:
             "",
             "## Held-out procedural scenes",
             "",
-            f"PSNR in dB at {config.evaluation.size or config.data.size} px, "
+            f"PSNR in dB at {config.data.side(config.evaluation)} px, "
             f"{config.evaluation.inputs} inputs and "
             f"{config.evaluation.targets} targets, {config.evaluation.scenes} scenes a world whose "
             "seeds were never trained on. `causalN`: streamed in N chunks. Memory: without the "

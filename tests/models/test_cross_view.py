@@ -19,6 +19,7 @@ from everview.models.state import state_bytes
 from everview.models.sweep import Sources
 from everview.models.warping import normalised_lens
 from everview.models.weight_files import load_model, save_weights
+from tests.models.compiling import compiled_answers_are_plain_ones, without_breaks
 from tests.models.part_claims import (
     answers_of_a_stream_are_an_episodes,
     captured_queries_show_the_view_they_are_given,
@@ -271,17 +272,9 @@ def test_layers_are_spread_between_the_blocks_of_the_stack() -> None:
 
 @pytest.mark.slow
 def test_it_compiles_without_breaks_to_one_graph_for_all_layers() -> None:
-    from torch._dynamo.utils import counters
-
-    plain = attending(bank=BANK)
     compiled, seen = attending(bank=BANK), episode()
-    torch._dynamo.reset()
-    counters.clear()
-    compiled.compile_blocks(backend="eager", fullgraph=True, dynamic=False)
-    expected, found = (m(seen, CHUNK_CAUSAL)[1].targets.rgb for m in (plain, compiled))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    graphs = counters["stats"]["unique_graphs"]
-    compiled(seen, CHUNK_CAUSAL)[1].targets.rgb.sum().backward()
-    assert counters["stats"]["unique_graphs"] == graphs
-    torch._dynamo.reset()
-    assert not counters["graph_break"]
+    with without_breaks() as counters:
+        compiled_answers_are_plain_ones(attending(bank=BANK), compiled, seen)
+        graphs = counters["stats"]["unique_graphs"]
+        compiled(seen, CHUNK_CAUSAL)[1].targets.rgb.sum().backward()
+        assert counters["stats"]["unique_graphs"] == graphs

@@ -14,6 +14,7 @@ from everview.models.scene_model import SceneModel
 from everview.models.schedule import CHUNK_CAUSAL
 from everview.models.sweep import Sources
 from everview.models.weight_files import load_model, save_weights
+from tests.models.compiling import compiled_answers_are_plain_ones, without_breaks
 from tests.models.fine_models import BANK, OFFSETS, PLAIN, fine_model
 from tests.models.part_claims import (
     answers_of_a_stream_are_an_episodes,
@@ -207,14 +208,5 @@ def test_patches_are_whole_numbers_of_its_deepest_cells() -> None:
 
 @pytest.mark.slow
 def test_it_compiles_without_breaks() -> None:
-    from torch._dynamo.utils import counters
-
-    plain = fine_model()
-    compiled, seen = fine_model(), episode()
-    torch._dynamo.reset()
-    counters.clear()
-    compiled.compile_blocks(backend="eager", fullgraph=True, dynamic=False)
-    expected, found = (m(seen, CHUNK_CAUSAL)[1].targets.rgb for m in (plain, compiled))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    torch._dynamo.reset()
-    assert not counters["graph_break"]
+    with without_breaks():
+        compiled_answers_are_plain_ones(fine_model(), fine_model(), episode())

@@ -23,6 +23,7 @@ from everview.models.weight_files import load_model
 from everview.pipeline.evaluation.protocols import CHUNK_FRAMES, Split, every_eighth
 from everview.pipeline.evaluation.scene_frames import SceneFrames, load_scene
 from everview.pipeline.evaluation.scene_scores import causal_gaps
+from everview.pipeline.runs.atomic import write_json
 
 CAPACITIES = (2, 4, 8, 16, 32, 64)
 CHUNKS = (1, 4, 8, 16, 32, 64)
@@ -110,9 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
             for row in new:
                 print(row, file=sys.stderr, flush=True)
             report = {"weights": given.weights, "size": given.size, "rows": [*map(asdict, rows)]}
-            draft = given.out.with_suffix(".tmp")
-            draft.write_text(json.dumps(report, indent=1) + "\n")
-            draft.rename(given.out)
+            write_json(given.out, report)
     return 0
 
 

@@ -9,9 +9,8 @@ trained in between. What is left is where a small recipe starts.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from everview.models.layers.blocks import block_length
 from everview.models.scene_model import SceneModel
 from everview.models.shallower import shallower
 from everview.models.weight_files import load_model
+from everview.pipeline.runs.atomic import write_json
 from everview.pipeline.training.held_out import HeldOut, means_over_worlds, measure, render_held_out
 from everview.pipeline.training.sources import render_scenes
 from everview.workflows.recipes import find_recipe
@@ -69,22 +69,23 @@ def main(arguments: list[str] | None = None) -> int:
     config = find_recipe("base")()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(given.weights).to(device)
-    blocks = len(model.config.stack) // block_length(model.config.stack)
+    length = block_length(model.config.stack)
+    blocks = len(model.config.stack) // length
     if not 1 <= given.keep < blocks:
         parser.error(f"--keep {given.keep}: 1 to {blocks - 1} of the {blocks} blocks")
     judged = replace(config.evaluation, scenes=given.scenes, targets=4, chunks=(1,))
     held_out = render_held_out(config.data, judged, render_scenes, device)
     whole = means_over_worlds(measure(model, held_out))[JUDGED]
     left, rounds = drop_blocks(model, held_out, given.keep)
-    layers = layers_of(left, block_length(model.config.stack))
+    layers = layers_of(left, length)
     report = {
         "weights": given.weights,
         "scenes": given.scenes,
         "whole": whole,
-        "rounds": [vars(dropped) for dropped in rounds],
+        "rounds": [asdict(dropped) for dropped in rounds],
         "layers": layers,
     }
-    given.out.write_text(json.dumps(report, indent=1) + "\n")
+    write_json(given.out, report)
     print(f"{whole:.2f} dB whole; layers {layers}: {rounds[-1].psnr:.2f} dB")
     return 0
 

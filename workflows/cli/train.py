@@ -25,9 +25,10 @@ class Arguments(CommonFlags):
     """Train a recipe on procedural scenes, measured on held-out ones; leaves weights with a card.
 
     The recipe `tiny` takes about a minute on 2 cores. `first_light`, `six_compared`, `fine_sweep`
-    and `base`, each from the weights of the one before, made the published ones; an unknown name is
-    answered with the nearest. Every value of a recipe is a flag, listed by `everview train RECIPE
-    --help`. The same command again continues an unfinished run.
+    and `base`, each from the weights of the one before, made the published ones, and `small` goes
+    on with four blocks of `trunk`; an unknown name is answered with the nearest. Every value of a
+    recipe is a flag, listed by `everview train RECIPE --help`. The same command again continues an
+    unfinished run.
     """
 
     recipe: RecipeArgument

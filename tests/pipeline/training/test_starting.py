@@ -54,3 +54,9 @@ def test_a_shallower_model_starts_from_the_layers_that_are_named(tmp_path):
         first_model(replace(begun, start_layers=(0, 99)))
     with pytest.raises(ValueError, match="of no weights: give start_from too"):
         replace(begun, start_from=None)
+
+
+def test_held_out_views_that_are_no_whole_patches_are_refused():
+    config = find_recipe("tiny")()
+    with pytest.raises(ValueError, match="views of 36 px can't be cut"):
+        replace(config, evaluation=replace(config.evaluation, size=36))
