@@ -32,6 +32,6 @@ def test_they_change_nothing_but_the_stack(recipe) -> None:
 
 
 def test_a_window_in_place_of_attention_costs_gates_alone() -> None:
-    gates = 5 * 4 * (256 + 1)
+    gates = window_over_time().model.stack.count("S") * 4 * (256 + 1)
     assert parameters(window_over_time) == parameters(ablation_base) + gates
     assert parameters(window_for_memory) < parameters(ablation_base)
