@@ -24,7 +24,7 @@ from everview.pipeline.training.learning_rate import Budget, Ramp, RateSchedule,
 _MILD = Augmentation(yaw_share=0.1, tilt_deg=3.0, scale_range=1.4, offset=0.05)
 
 _AWAY = (0.25, 0.5, 0.8, 1.2, 1.7, 2.5, 3.8, 6.0)
-_FINE_OFFSETS = (*(-step for step in reversed(_AWAY)), *_AWAY)
+FINE_OFFSETS = (*(-step for step in reversed(_AWAY)), *_AWAY)
 """close together where depth is likely, and far enough that some frame sees past an outline"""
 
 _LAYERS_OF_SMALL = (0, 1, 2, 3, 4, 5, 18, 19, 20, 24, 25, 26)
@@ -150,7 +150,7 @@ def fine_sweep() -> TrainConfig:
         name="fine_sweep",
         budget=Budget(seconds=1320),
         start_from="six_compared",
-        model=with_bank(before.model, fine_offsets=_FINE_OFFSETS),
+        model=with_bank(before.model, fine_offsets=FINE_OFFSETS),
         evaluation=replace(before.evaluation, scenes=16),
         seed=2,
     )

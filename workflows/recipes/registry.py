@@ -10,6 +10,7 @@ from everview.pipeline.training.config import TrainConfig
 from everview.workflows.recipes.ablations import ABLATIONS
 from everview.workflows.recipes.continued import CONTINUED
 from everview.workflows.recipes.lact import lact, lact_small
+from everview.workflows.recipes.memory import MEMORY
 from everview.workflows.recipes.published import (
     base,
     fine_sweep,
@@ -32,6 +33,7 @@ RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
         lact_small,
         *CONTINUED,
         *ABLATIONS,
+        *MEMORY,
     )
 }
 
