@@ -56,6 +56,9 @@ class BankConfig:
     """width of its network at blocks"""
     fine_returned: int = field(default=16, repr=False)
     """features that it gives the copy"""
+    warped: int = field(default=0, repr=False)
+    """nearest frames whose blocks of 2 x 2 pixels, warped by the first opinion of depth, are part
+    of a query's tokens (`warped_blocks`); they are the fine sweep's"""
 
     def __post_init__(self) -> None:
         if not 1 <= self.sources <= self.compared:
@@ -68,6 +71,11 @@ class BankConfig:
         if any(a + b for a, b in zip(self.fine_offsets, reversed(self.fine_offsets), strict=True)):
             raise ValueError(
                 f"fine_offsets {self.fine_offsets}: symmetric, or depths begin somewhere else"
+            )
+        if self.warped and not (self.fine_offsets and 0 < self.warped <= self.compared):
+            raise ValueError(
+                f"warped {self.warped}: at most the {self.compared} frames that are compared, and "
+                "none without fine_offsets, whose blocks they are"
             )
         if self.hypotheses < 2:
             raise ValueError(f"hypotheses {self.hypotheses}: depths are told apart from 2 on")
@@ -219,6 +227,8 @@ class ModelConfig:
         if self.bank is not None and self.bank.fine_offsets:
             fine = self.bank.fine_features, self.bank.fine_channels, self.bank.fine_returned
             parts.append(f"fine={self.bank.fine_offsets}, {fine}")
+        if self.bank is not None and self.bank.warped:
+            parts.append(f"warped={self.bank.warped}")
         return ", ".join(parts)
 
 

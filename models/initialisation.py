@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 from torch import nn
 
 from everview.models.cross_view import CrossView
 from everview.models.fine_sweep import FineSweep
 from everview.models.heads import Refinement, TokenHead
+from everview.models.warped_blocks import WarpedBlocks
 
 
 def initialise(
@@ -17,7 +17,6 @@ def initialise(
     layers: nn.ModuleList,
     head: TokenHead,
     refine: Refinement | None,
-    parts: Iterable[CrossView | FineSweep | None],
 ) -> None:
     """N(0, 0.02) linears; projections that end a residual branch scaled by 1/sqrt(2 layers); depth
     and blending begin without an opinion."""
@@ -35,6 +34,6 @@ def initialise(
         nn.init.zeros_(refine.mix.bias)
         if refine.finer is not None:
             nn.init.zeros_(refine.finer.weight)
-    for part in parts:
-        if part is not None:
+    for part in model.children():
+        if isinstance(part, CrossView | FineSweep | WarpedBlocks):
             part.reset()

@@ -44,6 +44,7 @@ from everview.models.steps import StepPolicy
 from everview.models.sweep import PlaneSweep, Sources
 from everview.models.token_views import TokenViews
 from everview.models.views import check_sizes
+from everview.models.warped_blocks import WarpedBlocks
 
 
 class SceneModel(nn.Module):
@@ -55,19 +56,19 @@ class SceneModel(nn.Module):
         self.embed = TokenEmbedding(config.dim, config.patch, config.time_periods, config.foot_code)
         self.layers: Any = nn.ModuleList(build_stack(config))  # type: ignore[arg-type]
         bank, depths = config.bank, config.bank or BankConfig()
-        span = depths.near, depths.far, depths.hypotheses
-        self.head = TokenHead(config.dim, config.patch, span)
-        self.sweep = None if bank is None else PlaneSweep(bank, config.dim, config.patch)
+        width = config.dim, config.patch
+        self.head = TokenHead(*width, (depths.near, depths.far, depths.hypotheses))
+        self.sweep = None if bank is None else PlaneSweep(bank, *width)
         self.refine = None if bank is None else Refinement(bank)
         self.cross_view = CrossView(config, depths) if config.cross_view else None
-        is_fine = bank is not None and bank.fine_offsets
-        self.fine = FineSweep(depths, config.dim) if is_fine else None
+        self.fine = FineSweep(bank, config.dim) if bank and bank.fine_offsets else None
+        self.warped = WarpedBlocks(bank, *width) if bank and bank.warped else None
         self._seen = TokenViews(config)
         self._fingerprint, self._bank_features = Fingerprint(), BankFeatures()
         self._packed, self._packed_looks = PackedStack(), PackedStack()
         self._run: Run = run_block
         self._visit: Visit = visit
-        initialise(self, self.layers, self.head, self.refine, (self.cross_view, self.fine))
+        initialise(self, self.layers, self.head, self.refine)
 
     # --- identity ------------------------------------------------------------------------------
 
@@ -113,8 +114,8 @@ class SceneModel(nn.Module):
         config.recompile_limit = max(config.recompile_limit, 64)
         self._run = torch.compile(run_block, **options)
         self._visit = torch.compile(visit, **options)
-        pixels = self.head, self.fine, self.refine
-        for module in (self.embed, self.sweep, self.cross_view, *pixels):
+        evidence, pixels = (self.sweep, self.warped), (self.head, self.fine, self.refine)
+        for module in (self.embed, *evidence, self.cross_view, *pixels):
             if module is not None:
                 module.compile(**options)
 
@@ -198,9 +199,8 @@ class SceneModel(nn.Module):
             return layers
         plan = Plan.of(schedule, (images.shape[1],))
         rest = (steps_BU, self._grid(cameras))
-        x, _, written = self._through(
-            tuple(self.layers)[:last], x, None, layers[:last], plan, *rest
-        )
+        before = tuple(self.layers)[:last], x, None, layers[:last]
+        x, _, written = self._through(*before, plan, *rest)
         # what follows the last memory has nothing to write
         ends = (self.layers[last],), x, None, layers[last : last + 1]
         _, _, final = self._through(*ends, plan.writes_only(), *rest)
@@ -224,8 +224,7 @@ class SceneModel(nn.Module):
         layers = state.layers if products is None else in_products(state.layers, products)
         stack = self._packed.of(self.layers, state.fingerprint, products)
         looks = self._packed_looks.of(self.cross_view, state.fingerprint, products)
-        rest = (state.gauge, state.clock, state.bank, features, stack, looks, products)
-        return View(layers, *rest)
+        return View(layers, state.gauge, state.clock, state.bank, features, stack, looks, products)
 
     def query(
         self,
@@ -240,9 +239,7 @@ class SceneModel(nn.Module):
         if unknown:
             raise ValueError(f"no head {sorted(unknown)[0]!r}; known: {', '.join(HEADS)}")
         if query.cameras is None:
-            raise ValueError(
-                "a query without a camera asks where that was: SceneLocator answers it"
-            )
+            raise ValueError("a query without a camera asks where it was: see SceneLocator")
         cameras = view.gauge.cameras_to_model(query.cameras.to(self.device))
         time_s = view.clock.since_origin(query.time_s, cameras.shape[1])
         images = None if query.images is None else query.images.to(self.device)
@@ -312,9 +309,8 @@ class SceneModel(nn.Module):
             every = gauge.cameras_to_model(episode.inputs.cameras)
             frames = FrameBank(episode.inputs.images, every, time_s)
             features = self._features_of(frames)
-        q, sources = self._with_evidence(
-            self.embed(queried, None, asked_s), queried, asked_s, frames, features, own.bank_mask
-        )
+        q = self.embed(queried, None, asked_s)
+        q, sources = self._with_evidence(q, queried, asked_s, frames, features, own.bank_mask)
         counts = torch.arange(plan.num_updates, device=x.device).expand(batch, -1)
         rest = plan, self.config.step.steps(counts), self._grid(seen)
         looks = looking(self.cross_view, self._visit, queried, sources, features, own.bank_mask)
@@ -366,12 +362,16 @@ class SceneModel(nn.Module):
         rows = torch.arange(index.shape[0], device=index.device)[:, None, None]
         sources = frames.cameras[rows, index]
         evidence, log_depths, opinion = self.sweep(cameras, features[0], sources, index, valid)
+        found = Sources(sources, index, valid, log_depths, opinion)
+        if self.warped is not None:
+            evidence = evidence + self.warped(cameras, features[1 + self.config.cross_view], found)
         if mask_BV is not None:
             keep = mask_BV[..., None, None]
             evidence = torch.where(keep, evidence, absent.to(evidence.dtype))
             opinion = torch.where(keep, opinion, 0.0)
             log_depths = torch.where(mask_BV[..., None], log_depths, self.head.log_depths)
-        return tokens + evidence, Sources(sources, index, valid, log_depths, opinion)
+            found = found._replace(log_depths=log_depths, opinion=opinion)
+        return tokens + evidence, found
 
     def _decode(
         self,

@@ -70,9 +70,10 @@ def alike(found, expected) -> None:
         {"bank": tiny().bank},
         {"bank": FINE},
         {"bank": FINE, "tokens_a_view": 4},
+        {"bank": replace(FINE, warped=2)},
         {"stack": "WTFSTF"},
     ],
-    ids=["memory alone", "with bank", "fine sweep", "reduced", "window"],
+    ids=["memory alone", "with bank", "fine sweep", "reduced", "warped", "window"],
 )
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @torch.inference_mode()

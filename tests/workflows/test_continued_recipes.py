@@ -18,6 +18,7 @@ from everview.workflows.recipes.continued import (
     base_longer,
     robust_far_sweep,
     two_sizes,
+    warped,
 )
 from everview.workflows.recipes.published import base, fine_sweep, six_compared, small
 from tests.models.scenes import episode
@@ -45,6 +46,14 @@ def test_they_differ_from_their_control_in_the_model_alone(
     assert one.model == replace(other.model, cross_view=cross_view, bank=bank)
     assert replace(one, name=other.name, model=other.model) == other
     assert (one.start_from, one.budget.seconds, one.seed) == ("trunk", 600, 4)
+
+
+def test_warped_differs_from_its_control_in_the_frames_that_tokens_see() -> None:
+    one, other = warped(), base_longer()
+    assert one.model.bank is not None
+    assert one.model.bank.warped == 4
+    assert replace(one.model, bank=replace(one.model.bank, warped=0)) == other.model
+    assert replace(one, name=other.name, model=other.model) == other
 
 
 def test_the_fine_sweep_differs_from_what_it_goes_on_with_in_its_offsets_alone() -> None:
@@ -120,9 +129,10 @@ def test_both_changes_together_hold_the_parts_of_each() -> None:
             recipe: set(first_model(replace(recipe(), start_from=None)).state_dict())
             for recipe in CONTINUED
         }
-    base, attended, robust, far, both, sizes = names.values()
+    base, attended, robust, far, both, warped_too, sizes = names.values()
     assert sizes == base
     assert attended | robust == both
     assert robust == far
     assert base < attended
     assert base < robust
+    assert {name.partition(".")[0] for name in warped_too - base} == {"warped"}

@@ -44,6 +44,12 @@ def attend_robust() -> TrainConfig:
     return replace(before, name="attend_robust", model=_with_pairs(before.model))
 
 
+def warped() -> TrainConfig:
+    """`base_longer`, and tokens see the four nearest frames where the sweep puts them."""
+    before = base_longer()
+    return replace(before, name="warped", model=with_bank(before.model, warped=4))
+
+
 def two_sizes() -> TrainConfig:
     """`base_longer`, and half of the steps are at 256 px: four scenes instead of sixteen.
 
@@ -64,4 +70,6 @@ def _with_pairs(model: ModelConfig) -> ModelConfig:
     return with_bank(model, pair_powers=(0.0, 2.5))
 
 
-CONTINUED = base_longer, attend, robust_sweep, robust_far_sweep, attend_robust, two_sizes
+CONTINUED = (
+    base_longer, attend, robust_sweep, robust_far_sweep, attend_robust, warped, two_sizes,
+)  # fmt: skip

@@ -1,0 +1,72 @@
+"""Source pixels in a query's tokens, warped to where the plane sweep puts them.
+
+The sweep tells a token what every depth looks like by one colour a patch. Here the token sees the
+picture that its most likely depth makes: blocks of 2 x 2 pixels of the nearest frames, side by
+side, so that what lies askew in them says how depth errs and where an outline runs, before the
+stack answers. (Warped frames as a network's input: Chung et al., arXiv 2311.13384, and many before;
+here depth is the sweep's own, of the same query.)
+
+Shapes: B scenes, V views, K frames, S sources, T patches, C channels, P blocks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from everview.datasets.cameras import Cameras
+from everview.models.config import BankConfig
+from everview.models.rays import patchify
+from everview.models.sweep import Sources
+from everview.models.warping import (
+    gather_frames,
+    pixel_grid,
+    point_rays,
+    project_into_sources,
+    sample_sources,
+)
+
+STRIDE = 2
+
+
+class WarpedBlocks(nn.Module):
+    """An addition to a query's tokens; until trained it adds nothing."""
+
+    def __init__(self, config: BankConfig, dim: int, patch: int) -> None:
+        super().__init__()
+        self.count, self.blocks = config.warped, patch // STRIDE
+        self.enter = nn.Linear(4 * self.count * self.blocks**2, dim)
+        self.out = nn.Linear(dim, dim, bias=False)
+
+    def reset(self) -> None:
+        """Nothing is added."""
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, cameras: Cameras, maps_BKCHW: Tensor, sources: Sources) -> Tensor:
+        """cameras [B, V] in the gauge; maps: `FineFeatures` of the whole bank, whose last three
+        channels are colours; sources: what each view is compared with. Returns [B, V, T, dim]."""
+        shown = self.pictures(cameras, maps_BKCHW, sources)
+        missing = self.count - shown.shape[2]
+        shown = functional.pad(shown, (0, 0, 0, 0, 0, 0, 0, missing))
+        packed = patchify(shown.flatten(2, 3), self.blocks).to(self.enter.weight.dtype)
+        return self.out(functional.gelu(self.enter(packed)))
+
+    def pictures(self, cameras: Cameras, maps_BKCHW: Tensor, sources: Sources) -> Tensor:
+        """The nearest frames as these views would see them [B, V, S, 4, H/2, W/2]: colours in
+        [-1, 1] and a one, or zeros where a frame doesn't reach."""
+        near = sources.nearest(self.count)
+        rows, columns = cameras.height // STRIDE, cameras.width // STRIDE
+        with torch.autocast(maps_BKCHW.device.type, enabled=False):
+            patches = (near.opinion.softmax(-1) * near.log_depths[:, :, None]).sum(-1)
+            grid = patches.unflatten(2, (rows // self.blocks, -1))
+            log_depth = functional.interpolate(grid, size=(rows, columns), mode="bilinear")
+            points = log_depth.exp().flatten(2)[..., None]
+            pixels = pixel_grid(cameras.height, cameras.width, STRIDE, maps_BKCHW.device)
+            rays = point_rays(cameras, pixels)
+            coordinates, inside = project_into_sources(cameras, rays, points, near.cameras)
+            colours = gather_frames(maps_BKCHW[:, :, -3:], near.frame_index)
+            sampled = 2 * sample_sources(colours, coordinates)[..., 0] - 1
+            seen = (inside & near.valid[..., None, None])[..., 0][:, :, :, None].to(sampled.dtype)
+            shown = torch.cat([sampled * seen, seen], 3)
+            return shown.unflatten(4, (rows, columns))
