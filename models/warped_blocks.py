@@ -3,8 +3,8 @@
 The sweep tells a token what every depth looks like by one colour a patch. Here the token sees the
 picture that its most likely depth makes: blocks of 2 x 2 pixels of the nearest frames, side by
 side, so that what lies askew in them says how depth errs and where an outline runs, before the
-stack answers. (Warped frames as a network's input: Chung et al., arXiv 2311.13384, and many before;
-here depth is the sweep's own, of the same query.)
+stack answers. (Source pictures warped by known geometry as what a network is given: Free View
+Synthesis, Riegler and Koltun, arXiv 2008.05511; here depth is the sweep's first opinion.)
 
 Shapes: B scenes, V views, K frames, S sources, T patches, C channels, P blocks.
 """

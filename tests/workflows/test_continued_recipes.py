@@ -16,6 +16,7 @@ from everview.workflows.recipes.continued import (
     CONTINUED,
     attend,
     base_longer,
+    memory_asked,
     robust_far_sweep,
     two_sizes,
     warped,
@@ -54,6 +55,14 @@ def test_warped_differs_from_its_control_in_the_frames_that_tokens_see() -> None
     assert one.model.bank.warped == 4
     assert replace(one.model, bank=replace(one.model.bank, warped=0)) == other.model
     assert replace(one, name=other.name, model=other.model) == other
+
+
+def test_the_memory_is_asked_more_of_the_same_targets() -> None:
+    one, other = memory_asked(), base_longer()
+    shares = (recipe.data.memory_share.value(0.5) for recipe in (one, other))
+    assert tuple(shares) == (0.6, 0.2)
+    data = replace(one.data, memory_share=other.data.memory_share)
+    assert replace(one, name=other.name, data=data) == other
 
 
 def test_the_fine_sweep_differs_from_what_it_goes_on_with_in_its_offsets_alone() -> None:
@@ -129,8 +138,8 @@ def test_both_changes_together_hold_the_parts_of_each() -> None:
             recipe: set(first_model(replace(recipe(), start_from=None)).state_dict())
             for recipe in CONTINUED
         }
-    base, attended, robust, far, both, warped_too, sizes = names.values()
-    assert sizes == base
+    base, attended, robust, far, both, warped_too, asked, sizes = names.values()
+    assert sizes == asked == base
     assert attended | robust == both
     assert robust == far
     assert base < attended

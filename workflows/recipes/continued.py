@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from everview.models.config import ModelConfig
 from everview.pipeline.training.config import TrainConfig
-from everview.pipeline.training.learning_rate import Budget
+from everview.pipeline.training.learning_rate import Budget, constant
 from everview.workflows.recipes.published import fine_sweep, with_bank
 
 
@@ -50,6 +50,13 @@ def warped() -> TrainConfig:
     return replace(before, name="warped", model=with_bank(before.model, warped=4))
 
 
+def memory_asked() -> TrainConfig:
+    """`base_longer`, and 0.6 of the targets are asked of the memory alone instead of 0.2."""
+    before = base_longer()
+    data = replace(before.data, memory_share=constant(0.6))
+    return replace(before, name="memory_asked", data=data)
+
+
 def two_sizes() -> TrainConfig:
     """`base_longer`, and half of the steps are at 256 px: four scenes instead of sixteen.
 
@@ -71,5 +78,6 @@ def _with_pairs(model: ModelConfig) -> ModelConfig:
 
 
 CONTINUED = (
-    base_longer, attend, robust_sweep, robust_far_sweep, attend_robust, warped, two_sizes,
+    base_longer, attend, robust_sweep, robust_far_sweep, attend_robust, warped, memory_asked,
+    two_sizes,
 )  # fmt: skip
