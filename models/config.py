@@ -57,8 +57,8 @@ class BankConfig:
     fine_returned: int = field(default=16, repr=False)
     """features that it gives the copy"""
     warped: int = field(default=0, repr=False)
-    """nearest frames whose blocks of 2 x 2 pixels, warped by the first opinion of depth, are part
-    of a query's tokens (`warped_blocks`); they are the fine sweep's"""
+    """nearest frames that a query's tokens see where the first opinion of depth puts them, in
+    blocks of 2 x 2 pixels (`warped_blocks`); needs the fine sweep, whose features have them"""
 
     def __post_init__(self) -> None:
         if not 1 <= self.sources <= self.compared:
@@ -74,8 +74,8 @@ class BankConfig:
             )
         if self.warped and not (self.fine_offsets and 0 < self.warped <= self.compared):
             raise ValueError(
-                f"warped {self.warped}: at most the {self.compared} frames that are compared, and "
-                "none without fine_offsets, whose blocks they are"
+                f"warped {self.warped}: 0 to the {self.compared} frames that are compared, and 0 "
+                "without fine_offsets"
             )
         if self.hypotheses < 2:
             raise ValueError(f"hypotheses {self.hypotheses}: depths are told apart from 2 on")

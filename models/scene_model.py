@@ -239,7 +239,7 @@ class SceneModel(nn.Module):
         if unknown:
             raise ValueError(f"no head {sorted(unknown)[0]!r}; known: {', '.join(HEADS)}")
         if query.cameras is None:
-            raise ValueError("a query without a camera asks where it was: see SceneLocator")
+            raise ValueError("a query without a camera asks where it was: SceneLocator answers")
         cameras = view.gauge.cameras_to_model(query.cameras.to(self.device))
         time_s = view.clock.since_origin(query.time_s, cameras.shape[1])
         images = None if query.images is None else query.images.to(self.device)

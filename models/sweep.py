@@ -49,10 +49,13 @@ class Sources(NamedTuple):
 
     def nearest(self, count: int) -> Sources:
         """The first `count` of the frames, with what all of them say about depth."""
-        return self._replace(
-            cameras=self.cameras[:, :, :count],
-            frame_index=self.frame_index[:, :, :count],
-            valid=self.valid[:, :, :count],
+        # not `_replace`: compiled by torch 2.11 it leaves fields out
+        return Sources(
+            self.cameras[:, :, :count],
+            self.frame_index[:, :, :count],
+            self.valid[:, :, :count],
+            self.log_depths,
+            self.opinion,
         )
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from everview.datasets.cameras import Cameras
 from everview.models.config import BankConfig
+from everview.models.fine_sweep import STRIDE
 from everview.models.rays import patchify
 from everview.models.sweep import Sources
 from everview.models.warping import (
@@ -26,8 +27,6 @@ from everview.models.warping import (
     project_into_sources,
     sample_sources,
 )
-
-STRIDE = 2
 
 
 class WarpedBlocks(nn.Module):
@@ -46,10 +45,8 @@ class WarpedBlocks(nn.Module):
     def forward(self, cameras: Cameras, maps_BKCHW: Tensor, sources: Sources) -> Tensor:
         """cameras [B, V] in the gauge; maps: `FineFeatures` of the whole bank, whose last three
         channels are colours; sources: what each view is compared with. Returns [B, V, T, dim]."""
-        shown = self.pictures(cameras, maps_BKCHW, sources)
-        missing = self.count - shown.shape[2]
-        shown = functional.pad(shown, (0, 0, 0, 0, 0, 0, 0, missing))
-        packed = patchify(shown.flatten(2, 3), self.blocks).to(self.enter.weight.dtype)
+        shown = self.pictures(cameras, maps_BKCHW, sources).flatten(2, 3)
+        packed = patchify(shown, self.blocks).to(self.enter.weight.dtype)
         return self.out(functional.gelu(self.enter(packed)))
 
     def pictures(self, cameras: Cameras, maps_BKCHW: Tensor, sources: Sources) -> Tensor:
@@ -58,7 +55,9 @@ class WarpedBlocks(nn.Module):
         near = sources.nearest(self.count)
         rows, columns = cameras.height // STRIDE, cameras.width // STRIDE
         with torch.autocast(maps_BKCHW.device.type, enabled=False):
-            patches = (near.opinion.softmax(-1) * near.log_depths[:, :, None]).sum(-1)
+            # what is seen doesn't teach the sweep where to look, as in the fine sweep
+            likely = near.opinion.detach().softmax(-1)
+            patches = (likely * near.log_depths[:, :, None]).sum(-1)
             grid = patches.unflatten(2, (rows // self.blocks, -1))
             log_depth = functional.interpolate(grid, size=(rows, columns), mode="bilinear")
             points = log_depth.exp().flatten(2)[..., None]

@@ -29,7 +29,12 @@ FINE = replace(tiny().bank, fine_offsets=(-2.0, -0.5, 0.5, 2.0))
 
 
 def gpu_model(**changes) -> SceneModel:
-    return scene_model(dim=128, attention_head_dim=64, **changes).cuda().requires_grad_(False)
+    model = scene_model(dim=128, attention_head_dim=64, **changes).cuda().requires_grad_(False)
+    if model.fine is not None:  # what begins by saying nothing
+        torch.nn.init.normal_(model.fine.network.exit.weight, std=0.3)
+    if model.warped is not None:
+        torch.nn.init.normal_(model.warped.out.weight, std=0.3)
+    return model
 
 
 @torch.no_grad()

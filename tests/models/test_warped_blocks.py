@@ -77,6 +77,8 @@ def test_at_the_true_depth_every_frame_shows_the_view_s_own_picture() -> None:
             for colours in (shown, apart)
         )
         assert error < 0.3 * elsewhere
+        moved = (shown[0, 0, frame, :3].roll(1, -1)[inside] - expected[0]).abs().mean(0)[seen]
+        assert error < 0.5 * moved.mean()
 
 
 @torch.no_grad()
@@ -85,8 +87,57 @@ def test_frames_that_are_not_there_show_nothing() -> None:
     shown = warped.pictures(cameras, maps, sources)
     assert shown[:, :, 0].any()
     assert not shown[:, :, 1].any()
-    fewer = warped(cameras, maps, sources.nearest(1))
-    assert torch.equal(fewer, warped(cameras, maps, sources))
+
+
+@torch.no_grad()
+def test_a_frame_that_looks_away_shows_nothing() -> None:
+    warped, cameras, maps, sources, _ = of_plane(4)
+    pose = sources.cameras.c2w_cv.clone()
+    pose[:, :, 0, :3, :3] = pose[:, :, 0, :3, :3] @ torch.diag(torch.tensor([-1.0, 1.0, -1.0]))
+    turned = sources._replace(cameras=replace(sources.cameras, c2w_cv=pose))
+    shown, before = (warped.pictures(cameras, maps, given) for given in (turned, sources))
+    assert not shown[:, :, 0].any()
+    assert torch.equal(shown[:, :, 1], before[:, :, 1])
+
+
+@torch.no_grad()
+def test_depth_is_the_mean_of_the_opinion() -> None:
+    warped, cameras, maps, sources, _ = of_plane(4)
+    sure = torch.full_like(sources.opinion, -torch.inf)
+    torn = sure.clone()
+    sure[..., 1000] = 0.0
+    torn[..., 900] = torn[..., 1100] = 0.0
+    one, other = (
+        warped.pictures(cameras, maps, sources._replace(opinion=opinion))
+        for opinion in (sure, torn)
+    )
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_token_sees_the_blocks_of_its_own_patch(monkeypatch) -> None:
+    warped, cameras, maps, sources, _ = of_plane(4)
+    shown = torch.zeros_like(warped.pictures(cameras, maps, sources))
+    monkeypatch.setattr(warped, "pictures", lambda *_: shown)
+    nothing = warped(cameras, maps, sources)
+    side, columns = warped.blocks, cameras.width // 8
+    for row, column in ((0, 0), (1, 2), (3, 1)):
+        shown.zero_()
+        patch = (
+            ...,
+            slice(row * side, (row + 1) * side),
+            slice(column * side, (column + 1) * side),
+        )
+        shown[patch] = 1.0
+        changed = (warped(cameras, maps, sources) != nothing).any(-1).squeeze()
+        assert changed.nonzero().flatten().tolist() == [row * columns + column]
+
+
+def test_what_is_seen_does_not_teach_the_sweep_where_to_look() -> None:
+    warped, cameras, maps, sources, _ = of_plane(4)
+    opinion = sources.opinion.clone().requires_grad_()
+    seen = warped(cameras, maps, sources._replace(opinion=opinion)).square().sum()
+    assert torch.autograd.grad(seen, opinion, allow_unused=True) == (None,)
 
 
 @torch.no_grad()
@@ -124,8 +175,6 @@ def test_a_reduced_view_s_tokens_see_its_reduced_frames() -> None:
     answers_of_a_stream_are_an_episodes(model, (32, 32), "rgb", 1e-4)
     seen = episode(size=(32, 32))
     view = model.freeze(streamed(model, seen))
-    one, other = (m.query(Query(seen.targets.cameras), view).rgb for m in (model, model))
-    assert torch.equal(one, other)
     looked: list[tuple[int, int]] = []
     model.warped.register_forward_pre_hook(
         lambda _, given: looked.append((given[0].height, given[1].shape[-1]))
@@ -183,7 +232,7 @@ def test_names_of_weights_from_before_stay_and_new_ones_differ() -> None:
 
 @pytest.mark.parametrize("changes", [{"warped": 4}, {"warped": -1}, {"fine_offsets": ()}], ids=str)
 def test_frames_that_cannot_be_warped_are_refused(changes) -> None:
-    with pytest.raises(ValueError, match="at most the 3 frames that are compared"):
+    with pytest.raises(ValueError, match="0 to the 3 frames that are compared"):
         replace(WARPED, **changes)
 
 

@@ -1,9 +1,9 @@
 """Paired ablations of `first_light`: one change each, everything else and every seed the same.
 
 They run cooled, for equally many steps; the baseline of every comparison is `ablation_base`, and
-`other_seed` says how much of a difference is chance. Four blocks instead of ten and two numbers of
-chunks, so that half of a rented card's minutes isn't compiling: six blocks more are worth little to
-the picture (the campaign log, entry 16). Entries 5, 8 and 9 of the log had ten, and 1 to 8 chunks.
+`other_seed` says how much of a difference is chance. Four blocks instead of ten, as six more are
+worth little to the picture (the campaign log, entry 16), and two numbers of chunks, which compile
+in half the time. Entries 5, 8 and 9 of the log had ten, and 1 to 8 chunks.
 """
 
 from __future__ import annotations
