@@ -40,3 +40,35 @@ def test_main_brings_back_weights_trunk_curve_and_pictures(tmp_path, monkeypatch
     assert report["step"] == 4
     assert len((out / "metrics.jsonl").read_text().splitlines()) > 4
     assert Image.open(out / "samples.png").size[0] == 8 * 32  # three inputs, truth, two, two depths
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_ablations_bring_back_a_row_and_a_curve_each_and_go_on_after_a_failure(
+    tmp_path, monkeypatch, at_once
+) -> None:
+    one = replace(
+        tiny(),
+        evaluation=replace(tiny().evaluation, scenes=1, chunks=(1,)),
+        data=replace(tiny().data, pool_scenes=4, stored_scenes=4),
+        device="cpu",
+        report_every=1,
+    )
+    recipes = {
+        "plain": replace(one, name="plain"),
+        "lost": replace(one, name="lost", start_from=str(tmp_path / "nowhere")),
+        "other": replace(one, name="other", seed=1),
+    }
+    monkeypatch.setattr(gpu_session, "find_recipe", lambda name: lambda: recipes[name])
+    out = tmp_path / "out"
+    given = ["--plan", "ablations", "--recipes", ",".join(recipes), "--steps", "2"]
+    given += ["--at-once", str(at_once), "--out", str(out), "--run", str(tmp_path / "run")]
+    assert gpu_session.main(given) == 0
+
+    rows = {row["name"]: row for row in json.loads((out / "ablations.json").read_text())["rows"]}
+    assert rows.keys() == recipes.keys()
+    assert "nowhere" in rows["lost"]["error"]
+    for name in ("plain", "other"):
+        assert rows[name]["step"] == 2
+        assert (out / f"{name}.jsonl").read_text().count("\n") >= 2
+    if at_once > 1:
+        assert "step 1 " in (out / "plain.log").read_text()

@@ -2,6 +2,7 @@
 
     python -m everview.workflows.campaign.gpu_session --plan smoke --out OUT
     python -m everview.workflows.campaign.gpu_session --plan ablations --recipes adamw,no_depth ...
+    python -m everview.workflows.campaign.gpu_session --plan ablations --at-once 3 --recipes ...
     python -m everview.workflows.campaign.gpu_session --plan main --seconds 1100 --attempt-s 560 ...
     python -m everview.workflows.campaign.gpu_session --plan main --until $(date -d 14:30 +%s) ...
 
@@ -18,7 +19,11 @@ import shutil
 import sys
 import tarfile
 import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--shards", nargs="*", default=(), help="prepared sets of scenes")
     parser.add_argument("--start-from", default=None, help="weights to start from")
+    parser.add_argument("--at-once", type=int, default=1, help="ablations that share the card")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--no-capture", action="store_true")
     given = parser.parse_args(arguments)
@@ -87,7 +93,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given.plan == "smoke":
         smoke(configured(given.recipe), given.run, given.out)
     elif given.plan == "ablations":
-        ablations([configured(name) for name in given.recipes.split(",")], given.run, given.out)
+        configs = [configured(name) for name in given.recipes.split(",")]
+        ablations(configs, given.run, given.out, given.at_once)
     else:
         until = None if given.until is None else given.until - given.margin_s
         train_main(configured(given.recipe), given.run, given.out, given.attempt_s, until)
@@ -119,24 +126,50 @@ def smoke(config: TrainConfig, run_path: Path, out: Path) -> None:
     write_report(out / "smoke.json", report)
 
 
-def ablations(configs: list[TrainConfig], run_path: Path, out: Path) -> None:
-    """Train each configuration for the same time; one table, rewritten after each."""
-    rows: list[dict[str, Any]] = []
-    for config in configs:
-        fresh(run_path)
-        try:
-            metrics = train(config, run_path).metrics
-        except Exception as error:  # the other ablations are worth having without this one
-            metrics = {"error": f"{type(error).__name__}: {error}"}
-            say(f"{config.name} failed: {metrics['error']}")
-        rows.append({"name": config.name, **metrics})
-        write_report(out / "ablations.json", {"rows": rows})
-        if (run_path / CURVE).exists():
-            shutil.copy(run_path / CURVE, out / f"{config.name}.jsonl")
+def ablations(configs: list[TrainConfig], run_path: Path, out: Path, at_once: int = 1) -> None:
+    """Train each configuration for the same time; one table, rewritten after each.
+
+    `at_once` of them run side by side, in processes of their own: small models leave most of a card
+    idle, and compile together. Each then says what it does in OUT/NAME.log.
+    """
+    if at_once == 1:
+        keep_rows((ablation(config, run_path, out) for config in configs), out)
+        return
+    # a process an ablation: the card's memory goes back with it
+    with ProcessPoolExecutor(at_once, get_context("spawn"), max_tasks_per_child=1) as pool:
+        running = [pool.submit(logged_ablation, config, run_path, out) for config in configs]
+        keep_rows((done.result() for done in as_completed(running)), out)
+
+
+def keep_rows(rows: Iterable[dict[str, Any]], out: Path) -> None:
+    """Write the table after every row; say all of it at the end."""
+    kept: list[dict[str, Any]] = []
     for row in rows:
+        kept.append(row)
+        write_report(out / "ablations.json", {"rows": kept})
+    for row in kept:
         psnr = row.get("held_out_psnr", {})
         means = {name: value for name, value in psnr.items() if name.count("/") == 1}
         say(f"{row['name']:20s} step {row.get('step')}  {means}")
+
+
+def ablation(config: TrainConfig, run_path: Path, out: Path) -> dict[str, Any]:
+    """One of them: its row, and its curve in OUT."""
+    fresh(run_path)
+    try:
+        metrics = train(config, run_path).metrics
+    except Exception as error:  # the other ablations are worth having without this one
+        metrics = {"error": f"{type(error).__name__}: {error}"}
+        say(f"{config.name} failed: {metrics['error']}")
+    if (run_path / CURVE).exists():
+        shutil.copy(run_path / CURVE, out / f"{config.name}.jsonl")
+    return {"name": config.name, **metrics}
+
+
+def logged_ablation(config: TrainConfig, run_path: Path, out: Path) -> dict[str, Any]:
+    """The same beside others, in a folder of RUN."""
+    with (out / f"{config.name}.log").open("w", buffering=1) as log, redirect_stderr(log):
+        return ablation(config, run_path / config.name, out)
 
 
 def train_main(
