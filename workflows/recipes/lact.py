@@ -16,7 +16,7 @@ from dataclasses import replace
 from everview.models.config import base312m
 from everview.pipeline.training.config import LossConfig, OptimiserConfig, TrainConfig
 from everview.pipeline.training.learning_rate import RateSchedule, constant
-from everview.workflows.recipes.published import first_light
+from everview.workflows.recipes.published import FINE_OFFSETS, first_light, with_bank
 
 
 def lact() -> TrainConfig:
@@ -39,6 +39,20 @@ def lact() -> TrainConfig:
             charbonnier=nothing,
         ),
         evaluation=replace(ours.evaluation, scenes=16, chunks=(1,), every_s=1e9),
+        commit_every_s=200,
+    )
+
+
+def today() -> TrainConfig:
+    """What stands beside it: `first_light` with today's model, the same scenes and minutes."""
+    ours = first_light()
+    (shape,) = ours.data.shapes
+    return replace(
+        ours,
+        name="today",
+        model=with_bank(ours.model, fine_offsets=FINE_OFFSETS),
+        data=replace(ours.data, shapes=(replace(shape, chunks=(1, 8)),)),
+        evaluation=replace(ours.evaluation, scenes=16, chunks=(1, 8), every_s=1e9),
         commit_every_s=200,
     )
 
