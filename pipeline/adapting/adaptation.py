@@ -3,7 +3,9 @@
 Every step writes some inputs into a fresh memory and asks for others (training's own step and
 loss). Now and then the whole stream of inputs is absorbed and the kept-back ones are drawn; the
 best weights so far are what counts, the given ones included, so that adapting never ends worse
-than it began as far as the capture itself can tell. (Tuning a feed-forward renderer to a capture:
+than it began as far as the capture itself can tell. Nor blurred: what gained by losing detail
+doesn't count (gso_toy gained 0.1 to 0.4 dB so, and lost a fifth to a third of it: the campaign log,
+entry 22). (Tuning a feed-forward renderer to a capture:
 IBRNet, arXiv 2102.13090.)
 """
 
@@ -35,6 +37,7 @@ from everview.pipeline.streaming.frame_tensors import stacked_depth
 from everview.pipeline.training.averaging import model_with
 from everview.pipeline.training.config import LossConfig, OptimiserConfig
 from everview.pipeline.training.learning_rate import RateSchedule, constant
+from everview.pipeline.training.losses import Perceptual
 from everview.pipeline.training.optimisers import Optimiser
 from everview.pipeline.training.step import Objective, training_step
 
@@ -51,6 +54,8 @@ class Check:
     elapsed_s: float
     psnr: float
     memory_alone_psnr: float
+    sharpness: float
+    """Laplacian power over the truth's, NaN where that is flat"""
     loss: float | None = None
     """mean over the steps since the check before"""
 
@@ -59,7 +64,8 @@ class Check:
 class Adaptation:
     """The weights of `model` on their way; `best` is the weights of the best check.
 
-    is_set: all inputs are absorbed at once, as with `--inputs N`; else in chunks.
+    is_set: all inputs are absorbed at once, as with `--inputs N`; else in chunks. perceptual: LPIPS
+    as a loss, without which the recipe's weight of it is left out.
     """
 
     model: SceneModel
@@ -69,13 +75,16 @@ class Adaptation:
     recipe: Recipe
     seed: int
     is_set: bool = False
+    perceptual: Perceptual | None = None
     checks: list[Check] = field(default_factory=list)
     step: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model.train().requires_grad_(True)
-        self._objective = Objective(self.model)
+        weight = self.recipe.perceptual if self.perceptual is not None else 0.0
+        self._weights = replace(_LOSS, perceptual=constant(weight)).at(0.0)
+        self._objective = Objective(self.model, self.perceptual)
         optimiser = replace(_OPTIMISER, adamw_rate=self.recipe.rate)
         self._optimiser = Optimiser(self.model, optimiser)
         self._rate = RateSchedule(self.recipe.warm_up_steps, self.recipe.cooldown)
@@ -85,9 +94,9 @@ class Adaptation:
         """One step at `progress` in [0, 1] of the time."""
         factor = self._rate.factor(self.step, progress)
         lesson = self.own.lesson(self.step, self.seed, self.recipe)
-        weights = _LOSS.at(progress)
+        episode, weights = self._episode(lesson), self._weights
         taken = training_step(
-            self._objective, self._optimiser, self._episode(lesson), CHUNK_CAUSAL, weights, factor
+            self._objective, self._optimiser, episode, CHUNK_CAUSAL, weights, factor
         )
         self._losses.append(taken.losses["loss"])
         self.step += 1
@@ -108,24 +117,32 @@ class Adaptation:
         drawn = ([v.image for v in views], pure_images)
         scores = [score_images(picture_tensor(images), truth, mask=mask) for images in drawn]
         full, pure = (score.psnr.mean().item() for score in scores)
+        sharpness = scores[0].laplacian_ratio.nanmean().item()
         loss = torch.stack(self._losses).mean().item() if self._losses else None
         self._losses = []
-        check = Check(self.step, elapsed_s, full, pure, loss)
-        if not self.checks or full > max(earlier.psnr for earlier in self.checks):
-            self.best = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        check = Check(self.step, elapsed_s, full, pure, sharpness, loss)
         self.checks.append(check)
+        if check is self.best_check:
+            self.best = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         return check
+
+    @property
+    def best_check(self) -> Check:
+        """The first of those that show most of what was kept back, among the sharp enough. More
+        detail than the truth has is noise, and may go."""
+        least = self.recipe.least_sharpness * min(self.checks[0].sharpness, 1.0)
+        sharp = [check for check in self.checks if not check.sharpness < least]  # NaN is no blur
+        return max(sharp or self.checks[:1], key=lambda check: check.psnr)
 
     @property
     def gain_db(self) -> float:
         """What the kept-back inputs gained at best over the weights that were given."""
-        return max(check.psnr for check in self.checks) - self.checks[0].psnr
+        return self.best_check.psnr - self.checks[0].psnr
 
     @property
     def stale_checks(self) -> int:
         """Checks since the best one."""
-        values = [check.psnr for check in self.checks]
-        return len(values) - 1 - int(np.argmax(values))
+        return len(self.checks) - 1 - self.checks.index(self.best_check)
 
     def result(self) -> SceneModel:
         """A model with the best weights, in eval mode."""

@@ -26,6 +26,11 @@ class Recipe:
     """other inputs that a step asks for"""
     memory_share: float = 0.25
     """share of those that are asked of the memory alone"""
+    perceptual: float = 0.03
+    """weight of LPIPS in the loss, where it can be computed: squared error alone gains by blur"""
+    least_sharpness: float = 0.9
+    """what the kept-back inputs' Laplacian power must keep of its first value for weights to
+    count, whatever they gain"""
 
     def __post_init__(self) -> None:
         if not self.rate > 0 or self.warm_up_steps < 0 or not 0 <= self.cooldown <= 1:
@@ -39,6 +44,10 @@ class Recipe:
             )
         if not 0 <= self.memory_share <= 1:
             raise UsageError(f"memory_share {self.memory_share}: from 0 to 1")
+        if self.perceptual < 0 or self.least_sharpness < 0:
+            raise UsageError(
+                f"perceptual {self.perceptual} and least_sharpness {self.least_sharpness}: from 0"
+            )
 
 
 @dataclass(frozen=True)

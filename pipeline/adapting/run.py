@@ -11,7 +11,7 @@ learning and judges what there is; a run that was killed begins again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,13 @@ from everview.models.weight_files import save_weights, weights_hash
 from everview.pipeline.adapting.adaptation import Adaptation, Check, adapt
 from everview.pipeline.adapting.config import AdaptConfig
 from everview.pipeline.adapting.splits import OwnInputs
-from everview.pipeline.errors import UsageError
-from everview.pipeline.evaluation.lpips_alex import LpipsAlex, search_backbone
+from everview.pipeline.errors import EnvironmentUnfit, UsageError
+from everview.pipeline.evaluation.lpips_alex import (
+    LEAST_SIDE,
+    TOO_SMALL,
+    LpipsAlex,
+    search_backbone,
+)
 from everview.pipeline.evaluation.pictures import draw_pictures
 from everview.pipeline.evaluation.protocols import Split, every_eighth, spread_inputs
 from everview.pipeline.evaluation.scene_frames import SceneFrames, load_scene
@@ -44,6 +49,10 @@ from everview.pipeline.runs.metrics import IMAGE_KEYS
 from everview.pipeline.streaming.interrupts import Interrupts
 from everview.pipeline.streaming.progress import Progress, Silent
 from everview.pipeline.streaming.scenes import open_model
+from everview.pipeline.training.config import LossConfig
+from everview.pipeline.training.learning_rate import constant
+from everview.pipeline.training.losses import Perceptual
+from everview.pipeline.training.perceptual import open_perceptual
 from everview.pipeline.training.reporting import CURVE, Curve
 
 WEIGHTS = "weights"
@@ -106,7 +115,10 @@ def adapt_capture(
         gauge = scene_gauge(scene, split.chunks[0])
         is_set = len(split.chunks) == 1
         tuned = open_model(config.weights, config.device)
-        adaptation = Adaptation(tuned, scene, own, gauge, config.recipe, config.seed, is_set)
+        perceptual = _perceptual(config, tuned, progress)
+        adaptation = Adaptation(
+            tuned, scene, own, gauge, config.recipe, config.seed, is_set, perceptual
+        )
         with run.timed("adapt"):
             was_cut = _learn(adaptation, config, run.path, progress)
         helped = adaptation.gain_db >= config.least_gain_db
@@ -133,6 +145,20 @@ def _split(config: AdaptConfig, scene: SceneFrames) -> Split:
         raise UsageError(f"{config.capture}: {error}") from None
 
 
+def _perceptual(config: AdaptConfig, model: SceneModel, progress: Progress) -> Perceptual | None:
+    """LPIPS as a loss; None where it has no weight, and with a line that says why where it can't be
+    computed."""
+    why_not: object = TOO_SMALL
+    if config.size >= LEAST_SIDE:
+        loss = LossConfig(perceptual=constant(config.recipe.perceptual))
+        try:
+            return open_perceptual(loss, model.device)
+        except EnvironmentUnfit as unfit:
+            why_not = unfit.__cause__
+    progress.say(f"LPIPS is left out of the loss: {why_not}")
+    return None
+
+
 def _learn(adaptation: Adaptation, config: AdaptConfig, out: Path, progress: Progress) -> bool:
     """Until it ends; a line a check. Returns whether Ctrl-C ended it."""
     curve = Curve(out / CURVE, -1)  # a run that was killed begins again
@@ -147,7 +173,8 @@ def _learn(adaptation: Adaptation, config: AdaptConfig, out: Path, progress: Pro
             )
             progress.say(
                 f"{check.elapsed_s:6.1f} s  step {check.step}  kept-back inputs "
-                f"{check.psnr:.2f} dB, memory alone {check.memory_alone_psnr:.2f}"
+                f"{check.psnr:.2f} dB, memory alone {check.memory_alone_psnr:.2f}, "
+                f"sharpness {check.sharpness:.2f}"
             )
         if interrupts.is_terminated:
             raise SystemExit(143)
@@ -184,7 +211,8 @@ def _judge(
     weights: str,
 ) -> tuple[dict[str, Any], str]:
     """Held-out frames by the given weights and by those that should be used."""
-    backbone, why_not = search_backbone(None)
+    side = min(scene.frames[0].image.shape[:2])
+    backbone, why_not = search_backbone(None, side=side)
     lpips = None if backbone is None else LpipsAlex(backbone, given.device)
     before = score_scene(given, scene, split, lpips)
     after = before if chosen is given else score_scene(chosen, scene, split, lpips)
@@ -204,26 +232,26 @@ def _judge(
     }
     values |= {"step": adaptation.step, "checkpoint": weights}
     metrics = run.write_metrics(values, missing)
-    return metrics, _table(metrics, adaptation.checks, scene, after)
+    return metrics, _table(metrics, adaptation, scene, after)
 
 
 def _table(
-    metrics: dict[str, Any], checks: Sequence[Check], scene: SceneFrames, scores: SceneScores
+    metrics: dict[str, Any], adaptation: Adaptation, scene: SceneFrames, scores: SceneScores
 ) -> str:
     details = metrics["details"]
     count = len(scores.split.targets)
     table = score_table(metrics, f"{scene.name}: {count} held-out views, {details['weights']}")
-    best = max(checks, key=lambda check: check.psnr)
+    first, best = adaptation.checks[0], adaptation.best_check
     if details["is_adapted"]:
         verdict = (
             f"adapted in {best.elapsed_s:.0f} s, {best.step} steps: kept-back inputs "
-            f"{checks[0].psnr:.2f} to {best.psnr:.2f} dB, held-out views "
+            f"{first.psnr:.2f} to {best.psnr:.2f} dB, held-out views "
             f"{details['before']['psnr']:.2f} to {metrics['psnr']:.2f} dB; "
             f"use --weights {details['weights']}"
         )
     else:
         verdict = (
-            f"not adapted: the kept-back inputs gained {details['kept_back_gain_db']:.2f} dB, too "
-            f"little; go on with --weights {details['weights']}"
+            f"not adapted: the kept-back inputs gained {details['kept_back_gain_db']:.2f} dB "
+            f"without losing detail, too little; go on with --weights {details['weights']}"
         )
     return "\n".join([as_text([table]), verdict])

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from everview.pipeline.evaluation.lpips_alex import LEAST_SIDE
+
 # An image equal to its truth has no finite PSNR; it counts as this and is counted. Half a step of
 # 8-bit quantisation is 54 dB: nothing that was stored as a picture measures above it by merit.
 PSNR_CAP_DB = 60.0
@@ -21,7 +23,8 @@ PSNR_CAP_DB = 60.0
 class ImageScores:
     """Scores of V images, each float64 [V] on the CPU.
 
-    lpips_alex: None when no backbone was found. capped: images that reached PSNR_CAP_DB.
+    lpips_alex: None without a backbone, or for pictures too small for it. capped: images that
+    reached PSNR_CAP_DB.
     """
 
     psnr: Tensor
@@ -127,6 +130,7 @@ def score_images(
     values = psnr(prediction, truth, mask)
     if mask is not None:
         prediction = torch.where(mask[:, None], prediction, truth)
+    lpips = None if min(truth.shape[-2:]) < LEAST_SIDE else lpips
     return ImageScores(
         psnr=values.cpu(),
         ssim=ssim(prediction, truth).cpu(),

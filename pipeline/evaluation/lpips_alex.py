@@ -23,6 +23,9 @@ from everview.pipeline.errors import UsageError
 
 ENVIRONMENT_VARIABLE = "EVERVIEW_LPIPS"
 SHIPPED_NAME = "alexnet_features_fp16.safetensors"
+LEAST_SIDE = 31
+"""Pixels, under which AlexNet's last maps are empty."""
+TOO_SMALL = f"LPIPS needs pictures of at least {LEAST_SIDE} x {LEAST_SIDE} pixels"
 # torchvision's published file; the name carries the hash that the hub verifies.
 HUB_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 _LAYERS = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3),
@@ -148,9 +151,12 @@ class LpipsAlex:
 
 
 def search_backbone(
-    flag: Path | str | None = None, *, download: bool = True
+    flag: Path | str | None = None, *, download: bool = True, side: int = LEAST_SIDE
 ) -> tuple[Backbone | None, str]:
-    """The backbone and its place, or None and the reason why there is none."""
+    """The backbone and its place, or None and the reason why there is none for pictures whose
+    shorter side is `side` pixels."""
+    if side < LEAST_SIDE:
+        return None, TOO_SMALL
     try:
         backbone = find_backbone(flag, download)
     except BackboneMissingError as missing:

@@ -87,7 +87,7 @@ def evaluate(
     is_alone = workers == 1 or config.capture is not None
     workers = 1 if is_alone else workers
     model = model or open_model(config.weights, config.device if is_alone else "cpu")
-    backbone, lpips_note = search_backbone(config.lpips_backbone)
+    backbone, lpips_note = search_backbone(config.lpips_backbone, side=config.size)
     with RunDirectory.open(out, "evaluate", config, command, fresh) as run:
         if backbone is None:
             log.warning("LPIPS is left out: %s", lpips_note)

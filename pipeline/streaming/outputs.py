@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from everview.datasets.captures import Capture
-from everview.pipeline.evaluation.lpips_alex import open_lpips
+from everview.pipeline.evaluation.lpips_alex import TOO_SMALL, open_lpips
 from everview.pipeline.fusion.scene_geometry import MESH_NAME, POINTS_NAME
 from everview.pipeline.rendering.path_choice import choose_path
 from everview.pipeline.rendering.path_export import export_path
@@ -158,6 +158,8 @@ def _reasons(
     reasons = floors.missing()
     if review.lpips is None:
         reasons["lpips_alex"] = lpips_source
+    elif review.means()["lpips_alex"] is None:
+        reasons["lpips_alex"] = TOO_SMALL
     if review.means()["depth_abs_rel"] is None:
         reasons |= dict.fromkeys(("depth_abs_rel", "depth_alignment"), "the capture has no depth")
     return reasons

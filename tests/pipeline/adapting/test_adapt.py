@@ -5,6 +5,7 @@ Real: capture, model, training step, judging, run directory. Only LPIPS is left 
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from everview.models.config import BankConfig, ModelConfig
 from everview.models.scene_model import SceneModel
 from everview.models.weight_files import load_model, save_weights
 from everview.pipeline.adapting import run as adapting
-from everview.pipeline.adapting.adaptation import Adaptation, adapt
+from everview.pipeline.adapting.adaptation import Adaptation, Check, adapt
 from everview.pipeline.adapting.config import AdaptConfig, Recipe
 from everview.pipeline.adapting.run import adapt_capture
 from everview.pipeline.adapting.splits import OwnInputs
@@ -24,10 +25,12 @@ from everview.pipeline.evaluation.protocols import every_eighth
 from everview.pipeline.evaluation.scene_frames import SceneFrames, load_scene
 from everview.pipeline.evaluation.scene_scores import scene_gauge
 from everview.pipeline.runs import RunDirectory, read_frames, read_metrics
+from everview.pipeline.streaming.progress import Silent
 
 CAPTURE = "procedural://orbit?seed=5&frames=16&size=16"
 SPLIT = every_eighth(16)
-FAST = Recipe(rate=3e-3, written=4, asked=2)
+# what random weights draw has detail by chance, which goes first
+FAST = Recipe(rate=3e-3, written=4, asked=2, least_sharpness=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,8 @@ def scene() -> SceneFrames:
 
 @pytest.fixture(autouse=True)
 def without_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapting, "search_backbone", lambda _: (None, "left out of this test"))
+    why = "left out of this test"
+    monkeypatch.setattr(adapting, "search_backbone", lambda *_, side: (None, why))
 
 
 def adaptation(scene: SceneFrames, weights: Path, recipe: Recipe = FAST) -> Adaptation:
@@ -84,6 +88,70 @@ def test_weights_that_only_get_worse_give_back_the_ones_that_were_given(
     given = dict(load_model(weights).named_parameters())
     for name, value in going.result().named_parameters():
         assert torch.equal(value, given[name])
+
+
+def shown(step: int, psnr: float, sharpness: float) -> Check:
+    return Check(step, float(step), psnr, 10.0, sharpness)
+
+
+def test_what_gains_by_losing_detail_does_not_count(scene: SceneFrames, weights: Path) -> None:
+    going = adaptation(scene, weights, replace(FAST, least_sharpness=0.9))
+    going.checks = [shown(0, 20.0, 0.5), shown(1, 21.0, 0.46), shown(2, 22.0, 0.44)]
+    assert going.best_check.step == 1
+    assert going.gain_db == pytest.approx(1.0)
+    assert going.stale_checks == 1
+    going.checks = [shown(0, 20.0, 0.5), shown(1, 21.0, 0.4)]
+    assert going.gain_db == 0.0
+    going.checks = [shown(0, 20.0, 1.6), shown(1, 21.0, 0.95)]
+    assert going.gain_db == pytest.approx(1.0)
+    # a flat truth has no detail to lose
+    going.checks = [shown(0, 20.0, math.nan), shown(1, 21.0, math.nan)]
+    assert going.best_check.step == 1
+
+
+def test_a_check_says_how_much_detail_there_is(scene: SceneFrames, weights: Path) -> None:
+    going = adaptation(scene, weights)
+    first = going.check(0.0)
+    assert first.sharpness > 0.0
+    with torch.no_grad():
+        for parameter in going.model.parameters():
+            parameter.zero_()
+    assert going.check(1.0).sharpness < 0.5 * first.sharpness
+
+
+def test_lpips_is_part_of_the_loss_where_it_can_be_computed(
+    scene: SceneFrames, weights: Path
+) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def distance(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        asked.append(tuple(images.shape))
+        return (images - truth).abs().mean()
+
+    gauge = scene_gauge(scene, SPLIT.chunks[0])
+    own = OwnInputs.of(SPLIT, CAPTURE)
+    model = load_model(weights)
+    going = Adaptation(model, scene, own, gauge, FAST, seed=0, perceptual=distance)
+    going.learn(0.0)
+    assert asked == [(1, FAST.asked, 3, 16, 16)]
+    unweighed = replace(FAST, perceptual=0.0)
+    going = Adaptation(model, scene, own, gauge, unweighed, seed=0, perceptual=distance)
+    going.learn(0.0)
+    assert len(asked) == 1
+
+
+def test_a_capture_too_small_for_lpips_is_adapted_without_and_says_so(weights: Path) -> None:
+    said: list[str] = []
+
+    class Listening(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    config = AdaptConfig(CAPTURE, seconds=1.0, weights=str(weights), size=16, device="cpu")
+    assert adapting._perceptual(config, load_model(weights), Listening()) is None
+    assert said == [
+        "LPIPS is left out of the loss: LPIPS needs pictures of at least 31 x 31 pixels"
+    ]
 
 
 def after(going: Adaptation, steps: int):

@@ -10,12 +10,16 @@ from safetensors.torch import save_file
 
 from everview.pipeline.errors import UsageError
 from everview.pipeline.evaluation import lpips_alex
+from everview.pipeline.evaluation.image_metrics import score_images
 from everview.pipeline.evaluation.lpips_alex import (
+    LEAST_SIDE,
     SHIPPED_NAME,
+    TOO_SMALL,
     BackboneMissingError,
     LpipsAlex,
     find_backbone,
     open_lpips,
+    search_backbone,
 )
 
 
@@ -106,3 +110,17 @@ def test_equal_pictures_have_no_distance_and_others_have_one(nowhere):
     pictures = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert metric(pictures, pictures).abs().max() < 1e-6
     assert (metric(pictures, pictures.flip(0))[[0, 2]] > 0).all()
+
+
+def test_pictures_too_small_for_it_have_no_number_and_a_reason(nowhere):
+    path = nowhere / "flag.safetensors"
+    save_file(features(), path)
+    metric = LpipsAlex(find_backbone(path))
+    for side, is_known in ((LEAST_SIDE, True), (LEAST_SIDE - 1, False)):
+        pictures = torch.rand(2, 3, side, 64, generator=torch.Generator().manual_seed(0))
+        scores = score_images(pictures, pictures.flip(0), metric)
+        assert (scores.lpips_alex is not None) is is_known
+        assert (scores.rows()[0]["lpips_alex"] is not None) is is_known
+        backbone, why = search_backbone(path, side=side)
+        assert (backbone is not None) is is_known
+        assert (why == TOO_SMALL) is not is_known
