@@ -122,7 +122,7 @@ def bench_kernels_gpu(
                 rows += _Contest(op, shape, device, ceiling, rounds).rows(notes)
                 gc.collect()
                 torch.cuda.empty_cache()
-    return gpu_report(rows, device, round(ceiling, 1), rounds, load, notes)
+    return gpu_report(rows, device, float(f"{ceiling:.3g}"), rounds, load, notes)
 
 
 @dataclass(frozen=True)

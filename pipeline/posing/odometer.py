@@ -8,8 +8,8 @@ warping one frame into the other. When none holds, or what holds is a jump, the 
 and says why: nothing is guessed.
 
 Causal and of fixed memory: the last keyframes and the last frame are all that is kept. The same
-frames give the same poses, bit for bit, stopped and resumed or not. The world is the first frame's
-camera, in the unit of its depth.
+frames give the same poses, stopped and resumed or not: bit for bit where Open3D does. The world is
+the first frame's camera, in the unit of its depth.
 """
 
 from __future__ import annotations

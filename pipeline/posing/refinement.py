@@ -3,7 +3,9 @@
 Multi-scale Gauss-Newton on point-to-plane and intensity residuals together (Park, Zhou, Koltun,
 Colored Point Cloud Registration Revisited, ICCV 2017), Huber-weighted. Open3D 0.20 adds up in
 parallel in no fixed order (40 runs on one pair gave 40 results, up to 1 cm apart where it converges
-slowly), so it is held to one thread here: a stream that was resumed must not differ.
+slowly), so it is held to one thread here: a stream that was resumed should not differ. On some
+processors (an AMD EPYC without AVX-512) one thread isn't enough: a call repeated at once gives the
+same bits, but after other work, when its memory lies elsewhere, poses up to 0.1 mm apart.
 """
 
 from __future__ import annotations
