@@ -81,9 +81,7 @@ class TokenHead(nn.Module):
         logits = logits if opinion_BVTJ is None else logits + opinion_BVTJ
         depths = self.log_depths.expand(*logits.shape[:2], -1)
         depths = (depths if log_depths_BVJ is None else log_depths_BVJ).to(maps.dtype)
-        patches = (logits.softmax(-1) * depths[:, :, None]).sum(-1)
-        grid = patches.unflatten(2, (height // self.patch, -1))
-        smooth = functional.interpolate(grid, size=(height, width), mode="bilinear")
+        smooth = mean_log_depth(logits, depths, height // self.patch, (height, width))
         spacing = depths[..., 1] - depths[..., 0]
         correction = _DEPTH_CORRECTION * spacing[..., None, None] * torch.tanh(maps[:, :, 3])
         return Decoded(
@@ -94,6 +92,14 @@ class TokenHead(nn.Module):
             spacing,
             None,
         )
+
+
+def mean_log_depth(
+    logits_BVTJ: Tensor, log_depths_BVJ: Tensor, rows: int, size: tuple[int, int]
+) -> Tensor:
+    """The mean log depth of every patch, `rows` of them, interpolated to maps [B, V, *size]."""
+    patches = (logits_BVTJ.softmax(-1) * log_depths_BVJ[:, :, None]).sum(-1)
+    return functional.interpolate(patches.unflatten(2, (rows, -1)), size=size, mode="bilinear")
 
 
 class Refinement(nn.Module):

@@ -18,6 +18,7 @@ from torch.nn import functional
 from everview.datasets.cameras import Cameras
 from everview.models.config import BankConfig
 from everview.models.fine_sweep import STRIDE
+from everview.models.heads import mean_log_depth
 from everview.models.rays import patchify
 from everview.models.sweep import Sources
 from everview.models.warping import (
@@ -56,10 +57,8 @@ class WarpedBlocks(nn.Module):
         rows, columns = cameras.height // STRIDE, cameras.width // STRIDE
         with torch.autocast(maps_BKCHW.device.type, enabled=False):
             # what is seen doesn't teach the sweep where to look, as in the fine sweep
-            likely = near.opinion.detach().softmax(-1)
-            patches = (likely * near.log_depths[:, :, None]).sum(-1)
-            grid = patches.unflatten(2, (rows // self.blocks, -1))
-            log_depth = functional.interpolate(grid, size=(rows, columns), mode="bilinear")
+            likely, shape = near.opinion.detach(), (rows, columns)
+            log_depth = mean_log_depth(likely, near.log_depths, rows // self.blocks, shape)
             points = log_depth.exp().flatten(2)[..., None]
             pixels = pixel_grid(cameras.height, cameras.width, STRIDE, maps_BKCHW.device)
             rays = point_rays(cameras, pixels)
@@ -68,4 +67,4 @@ class WarpedBlocks(nn.Module):
             sampled = 2 * sample_sources(colours, coordinates)[..., 0] - 1
             seen = (inside & near.valid[..., None, None])[..., 0][:, :, :, None].to(sampled.dtype)
             shown = torch.cat([sampled * seen, seen], 3)
-            return shown.unflatten(4, (rows, columns))
+            return shown.unflatten(4, shape)

@@ -94,10 +94,8 @@ class Adaptation:
         """One step at `progress` in [0, 1] of the time."""
         factor = self._rate.factor(self.step, progress)
         lesson = self.own.lesson(self.step, self.seed, self.recipe)
-        episode, weights = self._episode(lesson), self._weights
-        taken = training_step(
-            self._objective, self._optimiser, episode, CHUNK_CAUSAL, weights, factor
-        )
+        learner, episode = (self._objective, self._optimiser), self._episode(lesson)
+        taken = training_step(*learner, episode, CHUNK_CAUSAL, self._weights, factor)
         self._losses.append(taken.losses["loss"])
         self.step += 1
 

@@ -22,13 +22,8 @@ from everview.models.weight_files import save_weights, weights_hash
 from everview.pipeline.adapting.adaptation import Adaptation, Check, adapt
 from everview.pipeline.adapting.config import AdaptConfig
 from everview.pipeline.adapting.splits import OwnInputs
-from everview.pipeline.errors import EnvironmentUnfit, UsageError
-from everview.pipeline.evaluation.lpips_alex import (
-    LEAST_SIDE,
-    TOO_SMALL,
-    LpipsAlex,
-    search_backbone,
-)
+from everview.pipeline.errors import UsageError
+from everview.pipeline.evaluation.lpips_alex import LpipsAlex, search_backbone
 from everview.pipeline.evaluation.pictures import draw_pictures
 from everview.pipeline.evaluation.protocols import Split, every_eighth, spread_inputs
 from everview.pipeline.evaluation.scene_frames import SceneFrames, load_scene
@@ -49,10 +44,8 @@ from everview.pipeline.runs.metrics import IMAGE_KEYS
 from everview.pipeline.streaming.interrupts import Interrupts
 from everview.pipeline.streaming.progress import Progress, Silent
 from everview.pipeline.streaming.scenes import open_model
-from everview.pipeline.training.config import LossConfig
-from everview.pipeline.training.learning_rate import constant
 from everview.pipeline.training.losses import Perceptual
-from everview.pipeline.training.perceptual import open_perceptual
+from everview.pipeline.training.perceptual import search_perceptual
 from everview.pipeline.training.reporting import CURVE, Curve
 
 WEIGHTS = "weights"
@@ -148,15 +141,12 @@ def _split(config: AdaptConfig, scene: SceneFrames) -> Split:
 def _perceptual(config: AdaptConfig, model: SceneModel, progress: Progress) -> Perceptual | None:
     """LPIPS as a loss; None where it has no weight, and with a line that says why where it can't be
     computed."""
-    why_not: object = TOO_SMALL
-    if config.size >= LEAST_SIDE:
-        loss = LossConfig(perceptual=constant(config.recipe.perceptual))
-        try:
-            return open_perceptual(loss, model.device)
-        except EnvironmentUnfit as unfit:
-            why_not = unfit.__cause__
-    progress.say(f"LPIPS is left out of the loss: {why_not}")
-    return None
+    if config.recipe.perceptual == 0:
+        return None
+    distance, why_not = search_perceptual(model.device, config.size)
+    if distance is None:
+        progress.say(f"LPIPS is left out of the loss: {why_not}")
+    return distance
 
 
 def _learn(adaptation: Adaptation, config: AdaptConfig, out: Path, progress: Progress) -> bool:

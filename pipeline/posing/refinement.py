@@ -1,4 +1,4 @@
-"""Dense RGB-D registration of two frames: Open3D's tensor odometry, made repeatable.
+"""Dense RGB-D registration of two frames: Open3D's tensor odometry, on one thread.
 
 Multi-scale Gauss-Newton on point-to-plane and intensity residuals together (Park, Zhou, Koltun,
 Colored Point Cloud Registration Revisited, ICCV 2017), Huber-weighted. Open3D 0.20 adds up in

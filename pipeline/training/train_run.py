@@ -107,7 +107,9 @@ def open_run(
     render = partial(render_scenes, samples_per_pixel=config.data.samples_per_pixel)
     stored = stored_scenes(config.data, config.seed)
     pool = ScenePool(config.data, config.seed, device, render, stored, ranks.share)
-    objective = Objective(model, open_perceptual(config.loss, device), ranks.context)
+    side = min(config.data.side(shape) for shape in config.data.shapes)
+    perceptual = open_perceptual(config.loss, device, side)
+    objective = Objective(model, perceptual, ranks.context)
     optimiser, trained = open_updater(objective, config, ranks)
     run = TrainRun(
         config=config,

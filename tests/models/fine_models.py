@@ -23,3 +23,11 @@ def fine_model(**changes) -> SceneModel:
     torch.nn.init.normal_(model.refine.finer.weight, std=0.3)
     torch.nn.init.normal_(model.fine.features.leave.weight, std=0.3)
     return model
+
+
+def with_bank(model: SceneModel, bank: BankConfig) -> SceneModel:
+    """The same weights, less what this bank goes without."""
+    plain = SceneModel(replace(model.config, bank=bank)).eval()
+    values = model.state_dict()
+    plain.load_state_dict({name: values[name] for name in plain.state_dict()})
+    return plain

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import torch
 
 from everview.models.captured import EAGER_USES, CapturedQuery
 from everview.models.queries import Query, View
 from everview.models.scene_model import SceneModel
 from everview.models.schedule import CHUNK_CAUSAL
+from everview.models.weight_files import load_model, save_weights
 from tests.models.scenes import episode, orbit, streamed
 from tests.models.standin_recorder import StandIn
 
@@ -51,6 +55,31 @@ def views_that_went_on_and_were_frozen_once(model: SceneModel) -> tuple[View, Vi
     one, other = model.query(asked, view).rgb, fresh.query(asked, once).rgb
     torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
     return view, once
+
+
+def the_memory_alone_knows_nothing_of_it(model: SceneModel, plain: SceneModel) -> None:
+    """plain: the same weights, less the part."""
+    seen = episode()
+    asked = Query(seen.targets.cameras)
+    one, other = (
+        m.query(asked, m.freeze(streamed(m, seen)), ("rgb", "memory_rgb")) for m in (model, plain)
+    )
+    assert torch.equal(one.memory_rgb, other.memory_rgb)
+    assert not torch.allclose(one.rgb, other.rgb, atol=1e-3)
+    alone = replace(seen, bank_mask=torch.zeros(2, 2, dtype=torch.bool))
+    one, other = (m(alone, CHUNK_CAUSAL)[1] for m in (model, plain))
+    assert torch.equal(one.targets.rgb, other.targets.rgb)
+    assert torch.equal(one.targets.log_depth, other.targets.log_depth)
+
+
+def weights_survive(model: SceneModel, folder: Path) -> None:
+    """A file of 32 bits."""
+    seen = episode()
+    back = load_model(save_weights(model, folder, "", bits=32))
+    assert back.config == model.config
+    assert back.fingerprint == model.fingerprint
+    shown = [m.render(seen.targets.cameras, streamed(m, seen)).rgb for m in (model, back)]
+    assert torch.equal(*shown)
 
 
 def captured_queries_show_the_view_they_are_given(model: SceneModel) -> None:

@@ -13,14 +13,15 @@ from everview.models.queries import Query
 from everview.models.scene_model import SceneModel
 from everview.models.schedule import CHUNK_CAUSAL
 from everview.models.sweep import Sources
-from everview.models.weight_files import load_model, save_weights
 from tests.models.compiling import compiled_answers_are_plain_ones, without_breaks
-from tests.models.fine_models import BANK, OFFSETS, PLAIN, fine_model
+from tests.models.fine_models import BANK, OFFSETS, PLAIN, fine_model, with_bank
 from tests.models.part_claims import (
     answers_of_a_stream_are_an_episodes,
     captured_queries_show_the_view_they_are_given,
+    the_memory_alone_knows_nothing_of_it,
     views_are_answered_alone_as_together,
     views_that_went_on_and_were_frozen_once,
+    weights_survive,
 )
 from tests.models.scenes import (
     above_plane,
@@ -31,14 +32,6 @@ from tests.models.scenes import (
 )
 
 
-def without(model: SceneModel) -> SceneModel:
-    """The same weights, less the fine sweep."""
-    plain = SceneModel(replace(model.config, bank=PLAIN)).eval()
-    values = model.state_dict()
-    plain.load_state_dict({name: values[name] for name in plain.state_dict()})
-    return plain
-
-
 @torch.no_grad()
 def test_without_a_first_opinion_weights_from_before_answer_as_they_did() -> None:
     model, seen = scene_model(bank=BANK), episode()
@@ -46,7 +39,7 @@ def test_without_a_first_opinion_weights_from_before_answer_as_they_did() -> Non
     asked = Query(seen.targets.cameras, time_s=seen.targets.time_s)
     heads = ("rgb", "depth", "confidence", "memory_rgb")
     one, other = (
-        m.query(asked, m.freeze(streamed(m, seen)), heads) for m in (model, without(model))
+        m.query(asked, m.freeze(streamed(m, seen)), heads) for m in (model, with_bank(model, PLAIN))
     )
     for name in ("rgb", "direct_rgb", "log_depth", "log_scale", "memory_rgb"):
         torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=2e-6)
@@ -119,18 +112,8 @@ def test_frames_that_are_not_there_say_nothing(frames: int) -> None:
 
 @torch.no_grad()
 def test_what_the_memory_alone_shows_knows_nothing_of_it() -> None:
-    model, seen = fine_model(), episode()
-    plain = without(model)
-    asked = Query(seen.targets.cameras)
-    one, other = (
-        m.query(asked, m.freeze(streamed(m, seen)), ("rgb", "memory_rgb")) for m in (model, plain)
-    )
-    assert torch.equal(one.memory_rgb, other.memory_rgb)
-    assert not torch.allclose(one.rgb, other.rgb, atol=1e-3)
-    alone = replace(seen, bank_mask=torch.zeros(2, 2, dtype=torch.bool))
-    one, other = (m(alone, CHUNK_CAUSAL)[1] for m in (model, plain))
-    assert torch.equal(one.targets.rgb, other.targets.rgb)
-    assert torch.equal(one.targets.log_depth, other.targets.log_depth)
+    model = fine_model()
+    the_memory_alone_knows_nothing_of_it(model, with_bank(model, PLAIN))
 
 
 @torch.no_grad()
@@ -178,12 +161,7 @@ def test_a_captured_query_shows_the_frames_of_the_view_it_is_given() -> None:
 
 @torch.no_grad()
 def test_weights_survive_a_file(tmp_path) -> None:
-    model, seen = fine_model(), episode()
-    back = load_model(save_weights(model, tmp_path / "w", "", bits=32))
-    assert back.config == model.config
-    assert back.fingerprint == model.fingerprint
-    shown = [m.render(seen.targets.cameras, streamed(m, seen)).rgb for m in (model, back)]
-    assert torch.equal(*shown)
+    weights_survive(fine_model(), tmp_path / "w")
 
 
 def test_names_of_weights_from_before_stay_and_new_ones_differ() -> None:

@@ -13,14 +13,15 @@ from everview.models.queries import Query
 from everview.models.scene_model import SceneModel
 from everview.models.schedule import CHUNK_CAUSAL
 from everview.models.sweep import Sources
-from everview.models.weight_files import load_model, save_weights
 from tests.models.compiling import compiled_answers_are_plain_ones, without_breaks
-from tests.models.fine_models import BANK, fine_model
+from tests.models.fine_models import BANK, fine_model, with_bank
 from tests.models.part_claims import (
     answers_of_a_stream_are_an_episodes,
     captured_queries_show_the_view_they_are_given,
+    the_memory_alone_knows_nothing_of_it,
     views_are_answered_alone_as_together,
     views_that_went_on_and_were_frozen_once,
+    weights_survive,
 )
 from tests.models.scenes import above_plane, episode, plane_views, scene_model, streamed
 
@@ -32,14 +33,6 @@ def warped_model(**changes) -> SceneModel:
     model = fine_model(**{"bank": WARPED} | changes)
     torch.nn.init.normal_(model.warped.out.weight, std=0.3)
     return model
-
-
-def without(model: SceneModel) -> SceneModel:
-    """The same weights, less the warped pixels."""
-    plain = SceneModel(replace(model.config, bank=BANK)).eval()
-    values = model.state_dict()
-    plain.load_state_dict({name: values[name] for name in plain.state_dict()})
-    return plain
 
 
 def of_plane(frames: int) -> tuple:
@@ -144,23 +137,16 @@ def test_what_is_seen_does_not_teach_the_sweep_where_to_look() -> None:
 def test_untrained_it_changes_no_picture() -> None:
     model, seen = fine_model(bank=WARPED), episode()
     asked = Query(seen.targets.cameras)
-    one, other = (m.query(asked, m.freeze(streamed(m, seen))) for m in (model, without(model)))
+    one, other = (
+        m.query(asked, m.freeze(streamed(m, seen))) for m in (model, with_bank(model, BANK))
+    )
     assert torch.equal(one.rgb, other.rgb)
 
 
 @torch.no_grad()
 def test_what_the_memory_alone_shows_knows_nothing_of_it() -> None:
-    model, seen = warped_model(), episode()
-    plain = without(model)
-    asked = Query(seen.targets.cameras)
-    one, other = (
-        m.query(asked, m.freeze(streamed(m, seen)), ("rgb", "memory_rgb")) for m in (model, plain)
-    )
-    assert torch.equal(one.memory_rgb, other.memory_rgb)
-    assert not torch.allclose(one.rgb, other.rgb, atol=1e-3)
-    alone = replace(seen, bank_mask=torch.zeros(2, 2, dtype=torch.bool))
-    one, other = (m(alone, CHUNK_CAUSAL)[1] for m in (model, plain))
-    assert torch.equal(one.targets.rgb, other.targets.rgb)
+    model = warped_model()
+    the_memory_alone_knows_nothing_of_it(model, with_bank(model, BANK))
 
 
 @torch.no_grad()
@@ -213,12 +199,7 @@ def test_a_captured_query_shows_the_frames_of_the_view_it_is_given() -> None:
 
 @torch.no_grad()
 def test_weights_survive_a_file(tmp_path) -> None:
-    model, seen = warped_model(), episode()
-    back = load_model(save_weights(model, tmp_path / "w", "", bits=32))
-    assert back.config == model.config
-    assert back.fingerprint == model.fingerprint
-    shown = [m.render(seen.targets.cameras, streamed(m, seen)).rgb for m in (model, back)]
-    assert torch.equal(*shown)
+    weights_survive(warped_model(), tmp_path / "w")
 
 
 def test_names_of_weights_from_before_stay_and_new_ones_differ() -> None:

@@ -10,20 +10,26 @@ import pytest
 from PIL import Image
 
 from everview.models.weight_files import load_model
+from everview.pipeline.training.config import TrainConfig
 from everview.workflows.campaign import gpu_session
 from everview.workflows.recipes.published import tiny
 
 
-@pytest.mark.parametrize("chunks", [(1,), (1, 4)], ids=["set alone", "streams too"])
-def test_main_brings_back_weights_trunk_curve_and_pictures(tmp_path, monkeypatch, chunks) -> None:
-    one = replace(
+def short(chunks: tuple[int, ...]) -> TrainConfig:
+    """A recipe that a CPU goes through in seconds."""
+    return replace(
         tiny(),
         evaluation=replace(tiny().evaluation, scenes=1, chunks=chunks),
         data=replace(tiny().data, pool_scenes=4, stored_scenes=4),
         device="cpu",
-        commit_every_s=0.0,  # after every step, the first ones before cooling begins
         report_every=1,
     )
+
+
+@pytest.mark.parametrize("chunks", [(1,), (1, 4)], ids=["set alone", "streams too"])
+def test_main_brings_back_weights_trunk_curve_and_pictures(tmp_path, monkeypatch, chunks) -> None:
+    # a commit after every step, the first ones before cooling begins
+    one = replace(short(chunks), commit_every_s=0.0)
     monkeypatch.setattr(gpu_session, "find_recipe", lambda _: lambda: one)
     out = tmp_path / "out"
     given = ["--plan", "main", "--steps", "4", "--out", str(out), "--run", str(tmp_path / "run")]
@@ -46,13 +52,7 @@ def test_main_brings_back_weights_trunk_curve_and_pictures(tmp_path, monkeypatch
 def test_ablations_bring_back_a_row_and_a_curve_each_and_go_on_after_a_failure(
     tmp_path, monkeypatch, at_once
 ) -> None:
-    one = replace(
-        tiny(),
-        evaluation=replace(tiny().evaluation, scenes=1, chunks=(1,)),
-        data=replace(tiny().data, pool_scenes=4, stored_scenes=4),
-        device="cpu",
-        report_every=1,
-    )
+    one = short((1,))
     recipes = {
         "plain": replace(one, name="plain"),
         "lost": replace(one, name="lost", start_from=str(tmp_path / "nowhere")),

@@ -22,7 +22,7 @@ CHANGED = {
     "alone_wide": {"model.dim"},
     "alone_deep": {"model.stack"},
     "alone_no_foot_code": {"model.foot_code"},
-    "alone_one_set": {"data.shapes"},
+    "alone_single_chunk": {"data.shapes"},
     "alone_adamw": {"optimiser.hidden", "optimiser.adamw_rate", "optimiser.weight_decay"},
     "alone_long_cooldown": {"rate.cooldown"},
     "alone_half_rate": {"optimiser.muon_rate"},

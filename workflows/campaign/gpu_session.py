@@ -72,6 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--no-capture", action="store_true")
     given = parser.parse_args(arguments)
+    if given.at_once < 1:
+        parser.error(f"--at-once {given.at_once}: at least 1")
     given.out.mkdir(parents=True, exist_ok=True)
     describe_machine()
 

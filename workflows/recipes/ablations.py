@@ -15,24 +15,28 @@ from typing import Any
 from everview.models.steps import ConstantStep
 from everview.pipeline.training.config import Augmentation, EpisodeShape, TrainConfig
 from everview.pipeline.training.learning_rate import Budget, Ramp, RateSchedule, constant
-from everview.workflows.recipes.published import first_light
-
-_CHUNKS = (1, 8)
+from everview.workflows.recipes.published import (
+    FEW_CHUNKS,
+    first_light,
+    with_chunks,
+    without_bank,
+)
 
 
 def ablation_base() -> TrainConfig:
     """`first_light`, short: what the ablations are compared with."""
     base = first_light()
-    (shape,) = base.data.shapes
     return replace(
         base,
         name="ablation_base",
         budget=Budget(steps=1000),
         model=replace(base.model, stack="WTF" * 4),
-        data=replace(base.data, shapes=(replace(shape, chunks=_CHUNKS),)),
+        data=with_chunks(base.data, FEW_CHUNKS),
         rate=RateSchedule(warm_up_steps=100),
         loss=replace(base.loss, perceptual=constant(0.0)),
-        evaluation=replace(base.evaluation, scenes=16, chunks=_CHUNKS, streams=(16,), every_s=1e9),
+        evaluation=replace(
+            base.evaluation, scenes=16, chunks=FEW_CHUNKS, streams=(16,), every_s=1e9
+        ),
         commit_every_s=1e9,
     )
 
@@ -113,7 +117,8 @@ def no_foot_code() -> TrainConfig:
 
 def bank_off() -> TrainConfig:
     """No frame bank: the picture comes from the memory alone."""
-    return _model("bank_off", bank=None)
+    base = ablation_base()
+    return replace(base, name="bank_off", model=without_bank(base.model))
 
 
 def adamw() -> TrainConfig:
@@ -149,18 +154,18 @@ def perceptual_late() -> TrainConfig:
 
 def few_targets() -> TrainConfig:
     """More scenes and fewer targets a step: 20 x (8 + 4), about the same tokens."""
-    return _data("few_targets", shapes=(EpisodeShape(20, 8, 4, _CHUNKS),))
+    return _data("few_targets", shapes=(EpisodeShape(20, 8, 4, FEW_CHUNKS),))
 
 
 def many_targets() -> TrainConfig:
     """Fewer scenes and more targets a step: 12 x (8 + 12), about the same tokens."""
-    return _data("many_targets", shapes=(EpisodeShape(12, 8, 12, _CHUNKS),))
+    return _data("many_targets", shapes=(EpisodeShape(12, 8, 12, FEW_CHUNKS),))
 
 
 def small_views_first() -> TrainConfig:
     """Four times the scenes at 64 px for the first 40 % of the run, about the same tokens."""
-    early = EpisodeShape(64, 8, 8, _CHUNKS, end=0.4, size=64)
-    late = EpisodeShape(16, 8, 8, _CHUNKS, start=0.4)
+    early = EpisodeShape(64, 8, 8, FEW_CHUNKS, end=0.4, size=64)
+    late = EpisodeShape(16, 8, 8, FEW_CHUNKS, start=0.4)
     return _data("small_views_first", shapes=(early, late))
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from everview.models.config import ModelConfig
 from everview.pipeline.training.config import TrainConfig
 from everview.pipeline.training.learning_rate import Budget, constant
-from everview.workflows.recipes.published import fine_sweep, with_bank
+from everview.workflows.recipes.published import FEW_CHUNKS, fine_sweep, with_bank
 
 
 def base_longer() -> TrainConfig:
@@ -66,8 +66,8 @@ def two_sizes() -> TrainConfig:
     """
     before = base_longer()
     (shape,) = before.data.shapes
-    large = replace(shape, scenes=shape.scenes // 4, chunks=(1, 8), share=0.5, size=256)
-    shapes = replace(shape, chunks=(1, 8), share=0.5, size=128), large
+    large = replace(shape, scenes=shape.scenes // 4, chunks=FEW_CHUNKS, share=0.5, size=256)
+    shapes = replace(shape, chunks=FEW_CHUNKS, share=0.5, size=128), large
     data = replace(before.data, size=256, pool_scenes=512, reuse=36.0, shapes=shapes)
     measured = replace(before.evaluation, size=128)
     return replace(before, name="two_sizes", data=data, evaluation=measured)

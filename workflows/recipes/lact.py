@@ -16,19 +16,23 @@ from dataclasses import replace
 from everview.models.config import base312m
 from everview.pipeline.training.config import LossConfig, OptimiserConfig, TrainConfig
 from everview.pipeline.training.learning_rate import RateSchedule, constant
-from everview.workflows.recipes.published import FINE_OFFSETS, first_light, with_bank
+from everview.workflows.recipes.published import (
+    FEW_CHUNKS,
+    fine_sweep,
+    first_light,
+    with_chunks,
+)
 
 
 def lact() -> TrainConfig:
     """Ten layers at 384, 33M parameters: twenty minutes on the data of `first_light`."""
     ours = first_light()
-    (shape,) = ours.data.shapes
     nothing = constant(0.0)
     return replace(
         ours,
         name="lact",
         model=replace(base312m(), stack="WTF" * 10, dim=384, foot_code=False),
-        data=replace(ours.data, shapes=(replace(shape, chunks=(1,)),), memory_share=nothing),
+        data=replace(with_chunks(ours.data, (1,)), memory_share=nothing),
         rate=RateSchedule(warm_up_steps=400, cooldown=0.9),
         optimiser=OptimiserConfig(hidden="adamw", adamw_rate=4e-4, weight_decay=0.05),
         loss=LossConfig(
@@ -46,13 +50,12 @@ def lact() -> TrainConfig:
 def today() -> TrainConfig:
     """What stands beside it: `first_light` with today's model, the same scenes and minutes."""
     ours = first_light()
-    (shape,) = ours.data.shapes
     return replace(
         ours,
         name="today",
-        model=with_bank(ours.model, fine_offsets=FINE_OFFSETS),
-        data=replace(ours.data, shapes=(replace(shape, chunks=(1, 8)),)),
-        evaluation=replace(ours.evaluation, scenes=16, chunks=(1, 8), every_s=1e9),
+        model=fine_sweep().model,
+        data=with_chunks(ours.data, FEW_CHUNKS),
+        evaluation=replace(ours.evaluation, scenes=16, chunks=FEW_CHUNKS, every_s=1e9),
         commit_every_s=200,
     )
 

@@ -24,10 +24,26 @@ from everview.pipeline.training.learning_rate import Budget, Ramp, RateSchedule,
 _MILD = Augmentation(yaw_share=0.1, tilt_deg=3.0, scale_range=1.4, offset=0.05)
 
 _AWAY = (0.25, 0.5, 0.8, 1.2, 1.7, 2.5, 3.8, 6.0)
-FINE_OFFSETS = (*(-step for step in reversed(_AWAY)), *_AWAY)
+_FINE_OFFSETS = (*(-step for step in reversed(_AWAY)), *_AWAY)
 """close together where depth is likely, and far enough that some frame sees past an outline"""
 
 _LAYERS_OF_SMALL = (0, 1, 2, 3, 4, 5, 18, 19, 20, 24, 25, 26)
+
+
+FEW_CHUNKS = (1, 8)
+"""two forms of a step, which compile in half the time of four"""
+
+
+def with_chunks(data: DataConfig, chunks: tuple[int, ...]) -> DataConfig:
+    """Data of one shape of episode, its inputs cut into these numbers of chunks."""
+    (shape,) = data.shapes
+    return replace(data, shapes=(replace(shape, chunks=chunks),))
+
+
+def without_bank(model: models.ModelConfig) -> models.ModelConfig:
+    """A model that has its memory alone."""
+    changes: dict[str, Any] = {"bank": None}
+    return replace(model, **changes)
 
 
 def with_bank(model: models.ModelConfig, **changes: Any) -> models.ModelConfig:
@@ -150,7 +166,7 @@ def fine_sweep() -> TrainConfig:
         name="fine_sweep",
         budget=Budget(seconds=1320),
         start_from="six_compared",
-        model=with_bank(before.model, fine_offsets=FINE_OFFSETS),
+        model=with_bank(before.model, fine_offsets=_FINE_OFFSETS),
         evaluation=replace(before.evaluation, scenes=16),
         seed=2,
     )
@@ -159,17 +175,12 @@ def fine_sweep() -> TrainConfig:
 def base() -> TrainConfig:
     """`trunk` cooled: all of it, from 0.9 of the rate, LPIPS from the first minute on."""
     before = fine_sweep()
-    (shape,) = before.data.shapes
     return replace(
         before,
         name="base",
         budget=Budget(seconds=320),
         start_from="trunk",
-        data=replace(
-            before.data,
-            shapes=(replace(shape, chunks=(1, 8)),),  # two forms compile in half the time of four
-            stored_share=constant(0.4),
-        ),
+        data=replace(with_chunks(before.data, FEW_CHUNKS), stored_share=constant(0.4)),
         rate=RateSchedule(warm_up_steps=60, cooldown=1.0),
         optimiser=replace(before.optimiser, muon_rate=0.0108, adamw_rate=7.2e-4),
         loss=replace(

@@ -152,6 +152,9 @@ def test_a_capture_too_small_for_lpips_is_adapted_without_and_says_so(weights: P
     assert said == [
         "LPIPS is left out of the loss: LPIPS needs pictures of at least 31 x 31 pixels"
     ]
+    unweighed = replace(config, recipe=replace(FAST, perceptual=0.0))
+    assert adapting._perceptual(unweighed, load_model(weights), Listening()) is None
+    assert len(said) == 1
 
 
 def after(going: Adaptation, steps: int):
