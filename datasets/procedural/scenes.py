@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from everview.datasets.errors import DataError
-from everview.datasets.procedural.bodies import AWAY, Bodies
+from everview.datasets.procedural.bodies import Bodies
 from everview.datasets.procedural.motion import Motion
 
 BODIES = 32
@@ -143,43 +143,14 @@ def _layouts() -> dict[str, Callable[[Sequence[int], bool], SceneBatch]]:
     return {"tabletop": tabletop.draw, "room": room.draw, "orbit": orbit.draw}
 
 
-def draw_scenes(
-    world: str,
-    seeds: Sequence[int],
-    dynamic: bool = False,
-    *,
-    boolean_cuts: bool = True,
-    height_fields: bool = True,
-) -> SceneBatch:
+def draw_scenes(world: str, seeds: Sequence[int], dynamic: bool = False) -> SceneBatch:
     """Scenes of `world`, each a function of its own seed, on the CPU in float64.
 
-    dynamic: up to four groups of bodies move. Without boolean_cuts every body is whole; without
-    height_fields the displaced bodies are smooth. Nothing else in a seed's scene changes with
-    either, so that data with and without them compare in pairs. Raises DataError for an unknown
-    world or no seeds.
+    dynamic: up to four groups of bodies move. Raises DataError for an unknown world or no seeds.
     """
     if world not in WORLDS:
         near = difflib.get_close_matches(world, WORLDS, 1, 0.0)[0]
         raise DataError(f"no procedural world is called '{world}': did you mean '{near}'?")
     if len(seeds) == 0 or any(int(seed) < 0 for seed in seeds):
         raise DataError(f"procedural scenes need at least one seed, none negative, not {seeds!r}")
-    scenes = _layouts()[world](seeds, dynamic)
-    scenes = scenes if boolean_cuts else _whole(scenes)
-    return scenes if height_fields else _smooth(scenes)
-
-
-def _whole(scenes: SceneBatch) -> SceneBatch:
-    """The scenes with every cutter taken away, as `Bodies.empty` has them."""
-    return replace(
-        scenes,
-        cut_centre=torch.full_like(scenes.cut_centre, AWAY),
-        cut_half=torch.ones_like(scenes.cut_half),
-        cut_quadric=torch.zeros_like(scenes.cut_quadric),
-    )
-
-
-def _smooth(scenes: SceneBatch) -> SceneBatch:
-    """The scenes with undisplaced reliefs: without its body an orbit scene could be empty."""
-    power, _, frequency, seed = scenes.relief_shape.unbind(-1)
-    shape = torch.stack([power, torch.zeros_like(power), frequency, seed], -1)
-    return replace(scenes, relief_shape=shape)
+    return _layouts()[world](seeds, dynamic)

@@ -54,11 +54,11 @@ def render_held_out(
 ) -> HeldOut:
     """The first seeds of the held-out range in every world of the training mix.
 
-    With cuts and height fields, also when training goes without: ablations share these scenes.
+    With all their features, also when training goes without some: ablations share these scenes.
     Several ranks take worlds in turn.
     """
     ranks = ranks or Ranks()
-    worlds = [replace(world, boolean_cuts=True, height_fields=True) for world in data.worlds]
+    worlds = [replace(world, without=()) for world in data.worlds]
     worlds = worlds[ranks.rank :: ranks.size]
     seeds = np.arange(HELD_OUT_SEEDS, HELD_OUT_SEEDS + config.scenes)
 

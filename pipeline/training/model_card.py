@@ -43,10 +43,9 @@ def _data(config: TrainConfig) -> list[str]:
     total = sum(world.share for world in config.data.worlds)
     shares = ", ".join(f"{world_name(w)} {w.share / total:.0%}" for w in config.data.worlds)
     lines = [f"Procedural scenes, made while training: {shares}."]
-    if not all(world.boolean_cuts for world in config.data.worlds):
-        lines.append("No boolean cuts in some of them; the held-out scenes have them.")
-    if not all(world.height_fields for world in config.data.worlds):
-        lines.append("No height fields in some of them; the held-out scenes have them.")
+    for feature in sorted({feature for world in config.data.worlds for feature in world.without}):
+        name = feature.replace("_", " ")
+        lines.append(f"No {name} in some of them; the held-out scenes have them.")
     if config.data.shards:
         share = config.data.stored_share
         lines.append(

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from everview.datasets.procedural import draw_cameras, draw_scenes, render_views
+from everview.datasets.procedural import draw_cameras, draw_scenes, leave_out, render_views
 from everview.pipeline.training.block_stream import block_stream
 from everview.pipeline.training.config import DataConfig, World
 from everview.pipeline.training.scene_pool import SceneViews, StreamBlocks
@@ -27,13 +27,7 @@ def render_scenes(
     Views are in the order of their times: along the path of a video, or as they happened to be
     taken.
     """
-    scenes = draw_scenes(
-        world.name,
-        seeds.tolist(),
-        world.dynamic,
-        boolean_cuts=world.boolean_cuts,
-        height_fields=world.height_fields,
-    )
+    scenes = leave_out(draw_scenes(world.name, seeds.tolist(), world.dynamic), world.without)
     cameras, time_s = draw_cameras(scenes, views, size, size, trajectory=world.trajectory)
     time_s, order = time_s.sort(dim=1)
     cameras = cameras[torch.arange(len(seeds))[:, None], order]

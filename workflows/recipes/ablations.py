@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from everview.models.steps import ConstantStep
-from everview.pipeline.training.config import Augmentation, EpisodeShape, TrainConfig
+from everview.pipeline.training.config import Augmentation, EpisodeShape, Feature, TrainConfig
 from everview.pipeline.training.learning_rate import Budget, Ramp, RateSchedule, constant
 from everview.workflows.recipes.published import (
     FEW_CHUNKS,
@@ -180,14 +180,14 @@ def single_chunk() -> TrainConfig:
     return _data("single_chunk", shapes=(EpisodeShape(16, 8, 8, (1,)),))
 
 
-def _worlds(name: str, **changes: Any) -> TrainConfig:
+def _left_out(name: str, feature: Feature) -> TrainConfig:
     worlds = ablation_base().data.worlds
-    return _data(name, worlds=tuple(replace(world, **changes) for world in worlds))
+    return _data(name, worlds=tuple(replace(world, without=(feature,)) for world in worlds))
 
 
 def no_cuts() -> TrainConfig:
     """No boolean cuts in the training scenes; the held-out ones keep them."""
-    return _worlds("no_cuts", boolean_cuts=False)
+    return _left_out("no_cuts", "boolean_cuts")
 
 
 def no_rooms() -> TrainConfig:
@@ -199,7 +199,17 @@ def no_rooms() -> TrainConfig:
 
 def no_height_fields() -> TrainConfig:
     """Smooth bodies for displaced ones in the training scenes; the held-out ones keep them."""
-    return _worlds("no_height_fields", height_fields=False)
+    return _left_out("no_height_fields", "height_fields")
+
+
+def no_textures() -> TrainConfig:
+    """Every surface of one colour in the training scenes; the held-out ones keep textures."""
+    return _left_out("no_textures", "textures")
+
+
+def no_lights() -> TrainConfig:
+    """Surfaces show their own colour in the training scenes; the held-out ones keep lights."""
+    return _left_out("no_lights", "lights")
 
 
 ABLATIONS: tuple[Callable[[], TrainConfig], ...] = (
@@ -228,5 +238,7 @@ ABLATIONS: tuple[Callable[[], TrainConfig], ...] = (
     single_chunk,
     no_cuts,
     no_height_fields,
+    no_textures,
+    no_lights,
     no_rooms,
 )

@@ -19,6 +19,7 @@ from everview.workflows.recipes.published import (
     small,
     tiny,
 )
+from everview.workflows.recipes.second_light import second_light, wide_pixels
 
 RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
     recipe.__name__: recipe
@@ -32,6 +33,8 @@ RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
         lact,
         lact_small,
         today,
+        second_light,
+        wide_pixels,
         *CONTINUED,
         *ABLATIONS,
         *MEMORY,

@@ -144,48 +144,6 @@ def test_cameras_are_inside_the_room_and_rigid():
             assert (off < scenes.half_size[:, None, -1]).all()
 
 
-@pytest.mark.parametrize("world", WORLDS)
-def test_without_cuts_a_scene_keeps_everything_else_and_its_bodies_are_whole(world):
-    full = draw_scenes(world, range(6), True)
-    whole = draw_scenes(world, range(6), True, boolean_cuts=False)
-    changed = {n for n, v in tensors(full).items() if not torch.equal(v, tensors(whole)[n])}
-    assert changed == {"cut_centre", "cut_half", "cut_quadric"}
-    assert full.has_relief == whole.has_relief
-    assert (whole.cut_centre.abs().amin(-1) > whole.cut_half.amax(-1) + 2).all()
-
-
-@pytest.mark.parametrize("world", WORLDS)
-def test_without_height_fields_the_displaced_bodies_are_smooth_and_nothing_else_changes(world):
-    full = draw_scenes(world, range(24))
-    smooth = draw_scenes(world, range(24), height_fields=False)
-    changed = {n for n, v in tensors(full).items() if not torch.equal(v, tensors(smooth)[n])}
-    assert changed == {"relief_shape"}
-    assert full.has_relief == smooth.has_relief
-    with_relief = torch.tensor(full.has_relief)
-    assert with_relief.any()
-    depths = []
-    for scenes in (full, smooth):
-        cameras, time_s = draw_cameras(scenes, 1, 24, 24)
-        depths.append(render_views(scenes, cameras, time_s, 1).depth)
-    differs = (depths[0] != depths[1]).flatten(1).any(1)
-    assert not differs[~with_relief].any()
-    assert differs[with_relief].any()
-
-
-def test_a_smooth_relief_is_the_superquadric_it_is_displaced_from():
-    scenes = draw_scenes("orbit", range(40), height_fields=False)
-    balls = [k for k in range(40) if scenes.has_relief[k] and scenes.relief_shape[k, 0] == 2]
-    cameras, time_s = draw_cameras(scenes, 1, 32, 32)
-    depth = render_views(scenes, cameras, time_s, 1, dtype=torch.float64).depth
-    origins, directions = cameras.rays()
-    along = (directions * cameras.forwards[..., None, None, :]).sum(-1)
-    for k in balls:
-        points = origins[k, 0] + directions[k, 0] * (depth[k, 0] / along[k, 0])[..., None]
-        offset = (points - scenes.centre[k, 32]) @ scenes.rotation[k, 32]
-        norm = (offset / scenes.half_size[k, 32]).norm(dim=-1)[depth[k, 0] > 0]
-        assert ((norm - 1).abs() < 1e-3).float().mean() > 0.6  # the rest are its attachments
-
-
 def test_samples_end_at_the_pixel_centre():
     assert sample_offsets(1) == [(0.5, 0.5)]
     assert sample_offsets(4)[-1] == (0.5, 0.5)

@@ -192,14 +192,14 @@ def test_true_depth_and_colour_stay_true_under_mirror_and_gauge(size):
         assert torch.linalg.det(model.c2w_cv[..., :3, :3]).min() > 0.999
 
 
-def test_held_out_scenes_keep_cuts_and_height_fields_when_training_goes_without():
+def test_held_out_scenes_keep_what_training_goes_without():
     drawn = []
 
     def render(world, seeds, views, size, device):
         drawn.append(world)
         return render_planes(world, seeds, views, size, device)
 
-    bare = tuple(replace(w, boolean_cuts=False, height_fields=False) for w in DATA.worlds)
+    bare = tuple(replace(w, without=("boolean_cuts", "lights")) for w in DATA.worlds)
     held_out = render_held_out(replace(DATA, worlds=bare), EvaluationConfig(), render, CPU)
     assert drawn == list(DATA.worlds)
     assert list(held_out.scenes) == ["room", "orbit-dynamic"]
@@ -232,7 +232,7 @@ def test_streams_follow_the_paths_longer_than_an_episode_and_their_late_targets_
 def test_a_world_without_cuts_renders_other_pictures_of_the_same_views():
     world, seeds = World("room"), np.arange(4)
     full = render_scenes(world, seeds, 2, 32, CPU, 1)
-    whole = render_scenes(replace(world, boolean_cuts=False), seeds, 2, 32, CPU, 1)
+    whole = render_scenes(replace(world, without=("boolean_cuts",)), seeds, 2, 32, CPU, 1)
     assert torch.equal(full.c2w_cv, whole.c2w_cv)
     assert not torch.equal(full.images, whole.images)
 

@@ -1,0 +1,85 @@
+"""What the second start takes over from single changes, and that it learns at both sizes."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+
+from everview.models.scene_model import SceneModel
+from everview.pipeline.training.learning_rate import Budget, constant
+from everview.pipeline.training.loop import train
+from everview.workflows.recipes.ablations import few_targets, window_for_memory
+from everview.workflows.recipes.lact import today
+from everview.workflows.recipes.published import base, tiny
+from everview.workflows.recipes.second_light import second_light, wide_pixels
+
+
+def test_it_starts_from_nothing_with_the_time_of_today() -> None:
+    ours, before = second_light(), today()
+    assert ours.start_from is None
+    assert ours.budget == before.budget
+    assert ours.data.worlds == before.data.worlds
+    assert ours.model.bank == before.model.bank
+    assert ours.loss.at(1.0)["perceptual"] == base().loss.at(1.0)["perceptual"]
+    assert ours.data.stored_share.last == base().data.stored_share.last
+
+
+def test_both_sizes_fill_the_run_with_equally_many_tokens_a_step() -> None:
+    early, late = second_light().data.shapes
+    assert (early.start, early.end, late.end) == (0.0, late.start, 1.0)
+    size = second_light().data.size
+    assert early.scenes * early.size**2 == late.scenes * size**2
+    (one,) = few_targets().data.shapes
+    assert replace(late, start=0.0) == one
+
+
+def test_every_second_memory_is_a_window_and_every_attention_stays() -> None:
+    stack, pattern = second_light().model.stack, window_for_memory().model.stack
+    assert len(stack) == len(today().model.stack)
+    assert stack.startswith(pattern)
+    assert stack.count("W") == today().model.stack.count("W")
+
+
+def test_wide_pixels_spends_on_pixels_what_it_saves_on_blocks() -> None:
+    wide, before = wide_pixels(), second_light()
+    assert replace(wide, name=before.name, model=before.model) == before
+    with torch.device("meta"):
+        models = SceneModel(wide.model), SceneModel(before.model)
+
+    def count(model, *parts) -> int:
+        named = model.named_parameters()
+        return sum(p.numel() for name, p in named if name.split(".")[0] in parts)
+
+    assert count(models[0], "layers") < 0.7 * count(models[1], "layers")
+    assert count(models[0], "fine", "refine") > 2 * count(models[1], "fine", "refine")
+
+
+def test_it_goes_through_both_sizes_with_its_windows(tmp_path) -> None:
+    ours = second_light()
+    early, late = ours.data.shapes
+    small = replace(ours.model, stack="WTFWSF", dim=64, attention_head_dim=32)
+    shapes = (
+        replace(early, scenes=4, inputs=4, targets=2, chunks=(1, 4), size=16),
+        replace(late, scenes=1, inputs=4, targets=2, chunks=(1, 4)),
+    )
+    config = replace(
+        ours,
+        model=small,
+        data=replace(tiny().data, shapes=shapes),
+        loss=replace(ours.loss, perceptual=constant(0.0)),
+        evaluation=replace(tiny().evaluation, streams=()),
+        budget=Budget(steps=6),
+        report_every=1,
+        commit_every_s=1e9,
+    )
+    train(config, tmp_path / "run")
+
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    steps = [line for line in map(json.loads, lines) if "picture" in line]
+    tokens = [line["tokens"] for line in steps]
+    assert [after - before for before, after in pairwise(tokens)] == [tokens[0]] * 5
+    assert all(math.isfinite(line["picture"]) for line in steps)
