@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import signal
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -72,3 +76,30 @@ def test_ablations_bring_back_a_row_and_a_curve_each_and_go_on_after_a_failure(
         assert (out / f"{name}.jsonl").read_text().count("\n") >= 2
     if at_once > 1:
         assert "step 1 " in (out / "plain.log").read_text()
+
+
+def first_killed(config: TrainConfig, run_path: Path, out: Path) -> None:
+    """The machine ends the first one, as it does when memory is short."""
+    if config.name == "first":
+        os.kill(os.getpid(), signal.SIGKILL)
+    gpu_session.write_report(out / f"{config.name}.json", {"name": config.name, "step": 2})
+
+
+def test_an_ablation_whose_process_is_killed_has_a_row_and_takes_none_along(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(gpu_session, "logged_ablation", first_killed)
+    configs = [replace(short((1,)), name=name) for name in ("first", "second", "third")]
+    (tmp_path / "first.json").write_text('{"name": "first", "step": 1}')  # of an earlier command
+    gpu_session.ablations(configs, tmp_path / "run", tmp_path, at_once=2)
+    rows = json.loads((tmp_path / "ablations.json").read_text())["rows"]
+    assert sorted(rows, key=lambda row: row["name"]) == [
+        {"name": "first", "error": "its process ended with -9"},
+        {"name": "second", "step": 2},
+        {"name": "third", "step": 2},
+    ]
+
+
+def test_a_loss_that_is_no_number_is_null_in_a_report(tmp_path) -> None:
+    gpu_session.write_report(tmp_path / "report.json", {"loss": math.nan})
+    assert json.loads((tmp_path / "report.json").read_text()) == {"loss": None}

@@ -14,13 +14,12 @@ most 16 MiB. `main` goes on where the last command stopped as long as --run stil
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import tarfile
 import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import redirect_stderr
 from dataclasses import replace
 from multiprocessing import get_context
@@ -29,6 +28,9 @@ from typing import Any
 
 import torch
 
+from everview.pipeline.runs.atomic import write_json
+from everview.pipeline.runs.metrics import read_json_object
+from everview.pipeline.runs.plain import as_plain
 from everview.pipeline.training.config import TrainConfig
 from everview.pipeline.training.learning_rate import Budget
 from everview.pipeline.training.loop import compile_run, train
@@ -137,9 +139,8 @@ def ablations(configs: list[TrainConfig], run_path: Path, out: Path, at_once: in
     if at_once == 1:
         keep_rows((ablation(config, run_path, out) for config in configs), out)
         return
-    # a process an ablation: the card's memory goes back with it
-    with ProcessPoolExecutor(at_once, get_context("spawn"), max_tasks_per_child=1) as pool:
-        running = [pool.submit(logged_ablation, config, run_path, out) for config in configs]
+    with ThreadPoolExecutor(at_once) as pool:
+        running = [pool.submit(ablation_apart, config, run_path, out) for config in configs]
         keep_rows((done.result() for done in as_completed(running)), out)
 
 
@@ -168,10 +169,26 @@ def ablation(config: TrainConfig, run_path: Path, out: Path) -> dict[str, Any]:
     return {"name": config.name, **metrics}
 
 
-def logged_ablation(config: TrainConfig, run_path: Path, out: Path) -> dict[str, Any]:
-    """The same beside others, in a folder of RUN."""
+def ablation_apart(config: TrainConfig, run_path: Path, out: Path) -> dict[str, Any]:
+    """One of them in a process of its own: the card's memory goes back with it, and if it is killed
+    the others go on."""
+    kept = out / f"{config.name}.json"
+    kept.unlink(missing_ok=True)
+    process = get_context("spawn").Process(target=logged_ablation, args=(config, run_path, out))
+    process.start()
+    process.join()
+    row = read_json_object(kept)
+    if row is None:
+        row = {"name": config.name, "error": f"its process ended with {process.exitcode}"}
+        say(f"{config.name} failed: {row['error']}")
+    return row
+
+
+def logged_ablation(config: TrainConfig, run_path: Path, out: Path) -> None:
+    """The same beside others, in a folder of RUN: its row in OUT/NAME.json."""
     with (out / f"{config.name}.log").open("w", buffering=1) as log, redirect_stderr(log):
-        return ablation(config, run_path / config.name, out)
+        row = ablation(config, run_path / config.name, out)
+    write_report(out / f"{config.name}.json", row)
 
 
 def train_main(
@@ -223,10 +240,8 @@ def fresh(folder: Path) -> None:
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
-    """JSON, whole or not at all."""
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(report, indent=1) + "\n")
-    draft.rename(path)
+    """JSON, whole or not at all; null for a loss that isn't finite."""
+    write_json(path, as_plain(report))
 
 
 def say(text: str) -> None:
