@@ -28,13 +28,7 @@ from everview.datasets.cameras import Cameras
 from everview.models.config import BankConfig
 from everview.models.heads import FEATURES, Decoded
 from everview.models.sweep import Sources
-from everview.models.warping import (
-    gather_frames,
-    pixel_grid,
-    point_rays,
-    project_into_sources,
-    sample_sources,
-)
+from everview.models.warping import sample_along_rays
 
 STRIDE = 2
 SOURCES = 4
@@ -201,11 +195,9 @@ class FineSweep(nn.Module):
         rows, columns = middle.shape[-2:]
         depth = middle.flatten(2)[..., None]
         depth = (depth + decoded.spacing[..., None, None] * self.offsets.to(depth)).exp()
-        rays = point_rays(cameras, pixel_grid(cameras.height, cameras.width, STRIDE, maps.device))
-        coordinates, inside = project_into_sources(cameras, rays, depth, near.cameras)
-        inside = inside & near.valid[..., None, None]
-        samples = sample_sources(gather_frames(maps, near.frame_index), coordinates).mT
-        seen = inside.mT.to(samples.dtype)
+        seen_by = maps, near.cameras, near.frame_index, near.valid
+        samples, inside = sample_along_rays(cameras, STRIDE, depth, *seen_by)
+        samples, seen = samples.mT, inside.mT.to(samples.dtype)
         weight = seen / seen.sum(2, keepdim=True).clamp_min(1)
         mean = (samples[:, :, :, -3:] * weight[:, :, :, None]).sum(2)
         a, b, trust = (_UNIT * self.weights).exp().to(samples.dtype)

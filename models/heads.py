@@ -18,13 +18,7 @@ from torch.nn import functional
 from everview.datasets.cameras import Cameras
 from everview.models.config import BankConfig
 from everview.models.rays import unpatchify
-from everview.models.warping import (
-    gather_frames,
-    pixel_grid,
-    point_rays,
-    project_into_sources,
-    sample_sources,
-)
+from everview.models.warping import sample_along_rays
 
 FEATURES = 4
 _DEPTH_CORRECTION = 2.0  # largest, in steps between two depths
@@ -196,11 +190,9 @@ class Refinement(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Candidate colours [B, V, J S, 3, H, W] (offset-major) and validity [B, V, J S, H, W]."""
         height, width = log_depth.shape[-2:]
-        rays = point_rays(cameras, pixel_grid(height, width, 1, log_depth.device))
         depth = (log_depth.flatten(2)[:, :, None] + offsets[..., None]).exp()
-        coordinates, inside = project_into_sources(cameras, rays, depth.mT, sources)
-        inside = inside & valid[..., None, None]
-        samples = sample_sources(gather_frames(pictures, index), coordinates)
+        seen_by = pictures, sources, index, valid
+        samples, inside = sample_along_rays(cameras, 1, depth.mT, *seen_by)
         b, v = log_depth.shape[:2]
         colours = samples.permute(0, 1, 5, 2, 3, 4).reshape(b, v, -1, 3, height, width)
         seen = inside.permute(0, 1, 4, 2, 3).reshape(b, v, -1, height, width)

@@ -24,11 +24,10 @@ from everview.datasets.cameras import Cameras
 from everview.models.config import SHARED_BY, BankConfig
 from everview.models.pair_agreement import PairAgreement, smoothed
 from everview.models.warping import (
-    gather_frames,
     pixel_grid,
     point_rays,
     project_into_sources,
-    sample_sources,
+    sample_along_rays,
 )
 
 _STRIDE = 4
@@ -128,12 +127,9 @@ class PlaneSweep(nn.Module):
             ends = self.near, self.far, self.far_shared_by
             bounds = shared_range(cameras, sources, valid_BVS, *ends).log()
             log_depths = torch.lerp(bounds[..., :1], bounds[..., 1:], self.steps.to(bounds))
-            pixels = pixel_grid(cameras.height, cameras.width, self.patch, maps.device)
-            rays = point_rays(cameras, pixels)
             depth = log_depths.exp()[:, :, None]
-            coordinates, inside = project_into_sources(cameras, rays, depth, sources)
-            inside = inside & valid_BVS[..., None, None]
-            samples = sample_sources(gather_frames(maps, index_BVS), coordinates)
+            seen_by = maps, sources, index_BVS, valid_BVS
+            samples, inside = sample_along_rays(cameras, self.patch, depth, *seen_by)
             rows = cameras.height // self.patch
             apart = None if self.pairs is None else self.pairs(samples, inside, sources, rows)
             evidence, opinion = self._agreement(samples, inside, rows, apart)

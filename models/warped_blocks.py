@@ -21,13 +21,7 @@ from everview.models.fine_sweep import STRIDE
 from everview.models.heads import mean_log_depth
 from everview.models.rays import patchify
 from everview.models.sweep import Sources
-from everview.models.warping import (
-    gather_frames,
-    pixel_grid,
-    point_rays,
-    project_into_sources,
-    sample_sources,
-)
+from everview.models.warping import sample_along_rays
 
 
 class WarpedBlocks(nn.Module):
@@ -60,11 +54,8 @@ class WarpedBlocks(nn.Module):
             likely, shape = near.opinion.detach(), (rows, columns)
             log_depth = mean_log_depth(likely, near.log_depths, rows // self.blocks, shape)
             points = log_depth.exp().flatten(2)[..., None]
-            pixels = pixel_grid(cameras.height, cameras.width, STRIDE, maps_BKCHW.device)
-            rays = point_rays(cameras, pixels)
-            coordinates, inside = project_into_sources(cameras, rays, points, near.cameras)
-            colours = gather_frames(maps_BKCHW[:, :, -3:], near.frame_index)
-            sampled = 2 * sample_sources(colours, coordinates)[..., 0] - 1
-            seen = (inside & near.valid[..., None, None])[..., 0][:, :, :, None].to(sampled.dtype)
-            shown = torch.cat([sampled * seen, seen], 3)
+            seen_by = maps_BKCHW[:, :, -3:], near.cameras, near.frame_index, near.valid
+            samples, inside = sample_along_rays(cameras, STRIDE, points, *seen_by)
+            seen = inside[:, :, :, None, :, 0].to(samples.dtype)
+            shown = torch.cat([(2 * samples[..., 0] - 1) * seen, seen], 3)
             return shown.unflatten(4, shape)

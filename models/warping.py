@@ -85,3 +85,25 @@ def sample_sources(maps_BVSCHW: Tensor, coordinates: Tensor) -> Tensor:
         align_corners=False,
     )
     return sampled.mT.unflatten(0, lead)
+
+
+def sample_along_rays(
+    cameras: Cameras,
+    stride: int,
+    depth_BVPJ: Tensor,
+    maps_BKCHW: Tensor,
+    sources: Cameras,
+    index_BVS: Tensor,
+    valid_BVS: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """What the sources of each view show at these depths behind the centres of its blocks of
+    stride x stride pixels (depths that all blocks share may have P = 1).
+
+    sources: cameras of the frames `index` of the bank, whose maps are sampled. Returns samples
+    [B, V, S, C, P, J], and who sees the point [B, V, S, P, J]: no source that isn't valid does.
+    """
+    pixels = pixel_grid(cameras.height, cameras.width, stride, maps_BKCHW.device)
+    rays = point_rays(cameras, pixels)
+    coordinates, inside = project_into_sources(cameras, rays, depth_BVPJ, sources)
+    samples = sample_sources(gather_frames(maps_BKCHW, index_BVS), coordinates)
+    return samples, inside & valid_BVS[..., None, None]

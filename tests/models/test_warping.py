@@ -16,6 +16,7 @@ from everview.models.warping import (
     pixel_grid,
     point_rays,
     project_into_sources,
+    sample_along_rays,
     sample_sources,
 )
 from tests.models.scenes import above_plane, plane_views
@@ -48,11 +49,31 @@ def test_a_wrong_depth_does_not() -> None:
     cameras = above_plane().to(torch.float32)
     seen = plane_views(above_plane())
     sources, index = sources_of(cameras)
-    rays = point_rays(cameras[:, :1], pixel_grid(64, 64, 1, torch.device("cpu")))
     depth = 1.2 * seen.depth[:, :1].flatten(2)[..., None]
-    coordinates, _ = project_into_sources(cameras[:, :1], rays, depth, sources)
-    copied = sample_sources(gather_frames(seen.images, index), coordinates)[..., 0]
+    valid = torch.ones_like(index, dtype=torch.bool)
+    seen_by = seen.images, sources, index, valid
+    copied = sample_along_rays(cameras[:, :1], 1, depth, *seen_by)[0][..., 0]
     assert (copied - seen.images[:, :1].flatten(3)[:, :, None]).abs().mean() > 5e-2
+
+
+def test_samples_along_rays_are_the_frames_that_the_index_names_and_only_valid_ones_see() -> None:
+    cameras = above_plane().to(torch.float32)
+    seen = plane_views(above_plane())
+    sources, index = sources_of(cameras)
+    swapped = index.flip(-1)
+    valid = torch.tensor([True, *[False] * (index.shape[-1] - 1)]).view(1, 1, -1)
+    depth = seen.depth[:, :1, 4::8, 4::8].flatten(2)[..., None]
+    for stride, along in ((8, depth), (8, depth[:, :, :1])):  # a depth a block, and one for all
+        seen_by = seen.images, sources[:, :, swapped[0, 0] - 1], swapped, valid
+        samples, inside = sample_along_rays(cameras[:, :1], stride, along, *seen_by)
+        rays = point_rays(cameras[:, :1], pixel_grid(64, 64, stride, torch.device("cpu")))
+        for place, frame in enumerate(swapped.flatten().tolist()):
+            one = cameras[:, None, frame : frame + 1]
+            coordinates, reached = project_into_sources(cameras[:, :1], rays, along, one)
+            expected = sample_sources(seen.images[:, None, frame : frame + 1], coordinates)
+            torch.testing.assert_close(samples[:, :, place], expected[:, :, 0])
+            assert torch.equal(inside[:, :, place], reached[:, :, 0] & (place == 0))
+        assert inside.any()
 
 
 def test_a_camera_finds_its_own_pixels_at_any_depth() -> None:
@@ -93,13 +114,10 @@ def test_the_sweep_varies_least_at_the_true_depth() -> None:
     cameras = above_plane().to(torch.float32)
     seen = plane_views(above_plane())
     sources, index = sources_of(cameras)
-    rays = point_rays(cameras[:, :1], pixel_grid(64, 64, 8, torch.device("cpu")))
     depths = 4.0**sweep.steps
-    coordinates, inside = project_into_sources(
-        cameras[:, :1], rays, depths.view(1, 1, 1, -1), sources
-    )
     maps = torch.cat([torch.ones(1, 5, 1, 64, 64), seen.images], 2)
-    samples = sample_sources(gather_frames(maps, index), coordinates)
+    seen_by = maps, sources, index, torch.ones_like(index, dtype=torch.bool)
+    samples, inside = sample_along_rays(cameras[:, :1], 8, depths.view(1, 1, 1, -1), *seen_by)
     evidence, opinion = sweep._agreement(samples, inside, rows=8)
     variance = evidence.unflatten(-1, (33, 6))[..., 1]
     variance = torch.where(inside.all(2), variance, torch.inf)
