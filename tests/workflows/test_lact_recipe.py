@@ -12,7 +12,7 @@ from everview.models.scene_model import SceneModel
 from everview.models.schedule import SET
 from everview.pipeline.training.learning_rate import Budget
 from everview.pipeline.training.loop import train
-from everview.workflows.recipes.lact import lact, lact_small, today
+from everview.workflows.recipes.lact import beside_lact, lact, lact_small
 from everview.workflows.recipes.published import base, first_light, tiny
 from tests.models.scenes import episode
 
@@ -28,7 +28,7 @@ def test_it_shares_the_data_and_the_time_of_first_light() -> None:
 
 
 def test_what_stands_beside_it_has_its_data_and_time_and_the_model_of_base() -> None:
-    ours, theirs = today(), lact()
+    ours, theirs = beside_lact(), lact()
     assert ours.budget == theirs.budget
     (one,), (other,) = ours.data.shapes, theirs.data.shapes
     assert replace(one, chunks=other.chunks) == other

@@ -13,13 +13,13 @@ from everview.models.scene_model import SceneModel
 from everview.pipeline.training.learning_rate import Budget, constant
 from everview.pipeline.training.loop import train
 from everview.workflows.recipes.ablations import few_targets, window_for_memory
-from everview.workflows.recipes.lact import today
+from everview.workflows.recipes.lact import beside_lact
 from everview.workflows.recipes.published import base, tiny
 from everview.workflows.recipes.second_light import second_light, wide_pixels
 
 
-def test_it_starts_from_nothing_with_the_time_of_today() -> None:
-    ours, before = second_light(), today()
+def test_it_starts_from_nothing_with_the_time_and_worlds_of_beside_lact() -> None:
+    ours, before = second_light(), beside_lact()
     assert ours.start_from is None
     assert ours.budget == before.budget
     assert ours.data.worlds == before.data.worlds
@@ -39,9 +39,9 @@ def test_both_sizes_fill_the_run_with_equally_many_tokens_a_step() -> None:
 
 def test_every_second_memory_is_a_window_and_every_attention_stays() -> None:
     stack, pattern = second_light().model.stack, window_for_memory().model.stack
-    assert len(stack) == len(today().model.stack)
+    assert len(stack) == len(beside_lact().model.stack)
     assert stack.startswith(pattern)
-    assert stack.count("W") == today().model.stack.count("W")
+    assert stack.count("W") == beside_lact().model.stack.count("W")
 
 
 def test_wide_pixels_spends_on_pixels_what_it_saves_on_blocks() -> None:

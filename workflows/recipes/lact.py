@@ -47,12 +47,12 @@ def lact() -> TrainConfig:
     )
 
 
-def today() -> TrainConfig:
+def beside_lact() -> TrainConfig:
     """What stands beside it: `first_light` with today's model, the same scenes and minutes."""
     ours = first_light()
     return replace(
         ours,
-        name="today",
+        name="beside_lact",
         model=fine_sweep().model,
         data=with_chunks(ours.data, FEW_CHUNKS),
         evaluation=replace(ours.evaluation, scenes=16, chunks=FEW_CHUNKS, every_s=1e9),

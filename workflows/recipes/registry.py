@@ -9,7 +9,7 @@ from everview.pipeline.errors import UsageError
 from everview.pipeline.training.config import TrainConfig
 from everview.workflows.recipes.ablations import ABLATIONS
 from everview.workflows.recipes.continued import CONTINUED
-from everview.workflows.recipes.lact import lact, lact_small, today
+from everview.workflows.recipes.lact import beside_lact, lact, lact_small
 from everview.workflows.recipes.memory import MEMORY
 from everview.workflows.recipes.published import (
     base,
@@ -32,7 +32,7 @@ RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
         base,
         lact,
         lact_small,
-        today,
+        beside_lact,
         second_light,
         wide_pixels,
         *CONTINUED,

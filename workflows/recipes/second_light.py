@@ -1,7 +1,7 @@
 """From nothing once more, by what single changes were worth (the campaign log, entry 24).
 
-Twenty minutes of `today` end where four stages of `base` ended after 39, so what comes next is a
-better start, not a fifth stage.
+Twenty minutes of `beside_lact` end where four stages of `base` ended after 39, so what comes next
+is a better start, not a fifth stage.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from dataclasses import replace
 
 from everview.pipeline.training.config import EpisodeShape, TrainConfig
 from everview.pipeline.training.learning_rate import Ramp, constant
-from everview.workflows.recipes.lact import today
+from everview.workflows.recipes.lact import beside_lact
 from everview.workflows.recipes.published import FEW_CHUNKS, with_bank
 
 _SMALL_UNTIL = 0.35
 
 
 def second_light() -> TrainConfig:
-    """`today` with four times the scenes at 64 px at first, fewer targets, a window over time in
-    place of every second memory, Charbonnier from the first step; and more scans, and LPIPS as
+    """`beside_lact` with four times the scenes at 64 px at first, fewer targets, a window over time
+    in place of every second memory, Charbonnier from the first step; and more scans, and LPIPS as
     `base` had it, for what people look at."""
-    before = today()
+    before = beside_lact()
     early = EpisodeShape(80, 8, 4, FEW_CHUNKS, end=_SMALL_UNTIL, size=64)
     late = EpisodeShape(20, 8, 4, FEW_CHUNKS, start=_SMALL_UNTIL)
     return replace(
