@@ -195,8 +195,9 @@ class FineSweep(nn.Module):
         rows, columns = middle.shape[-2:]
         depth = middle.flatten(2)[..., None]
         depth = (depth + decoded.spacing[..., None, None] * self.offsets.to(depth)).exp()
-        seen_by = maps, near.cameras, near.frame_index, near.valid
-        samples, inside = sample_along_rays(cameras, STRIDE, depth, *seen_by)
+        samples, inside = sample_along_rays(
+            cameras, STRIDE, depth, maps, near.cameras, near.frame_index, near.valid
+        )
         samples, seen = samples.mT, inside.mT.to(samples.dtype)
         weight = seen / seen.sum(2, keepdim=True).clamp_min(1)
         mean = (samples[:, :, :, -3:] * weight[:, :, :, None]).sum(2)

@@ -191,8 +191,7 @@ class Refinement(nn.Module):
         """Candidate colours [B, V, J S, 3, H, W] (offset-major) and validity [B, V, J S, H, W]."""
         height, width = log_depth.shape[-2:]
         depth = (log_depth.flatten(2)[:, :, None] + offsets[..., None]).exp()
-        seen_by = pictures, sources, index, valid
-        samples, inside = sample_along_rays(cameras, 1, depth.mT, *seen_by)
+        samples, inside = sample_along_rays(cameras, 1, depth.mT, pictures, sources, index, valid)
         b, v = log_depth.shape[:2]
         colours = samples.permute(0, 1, 5, 2, 3, 4).reshape(b, v, -1, 3, height, width)
         seen = inside.permute(0, 1, 4, 2, 3).reshape(b, v, -1, height, width)

@@ -128,8 +128,9 @@ class PlaneSweep(nn.Module):
             bounds = shared_range(cameras, sources, valid_BVS, *ends).log()
             log_depths = torch.lerp(bounds[..., :1], bounds[..., 1:], self.steps.to(bounds))
             depth = log_depths.exp()[:, :, None]
-            seen_by = maps, sources, index_BVS, valid_BVS
-            samples, inside = sample_along_rays(cameras, self.patch, depth, *seen_by)
+            samples, inside = sample_along_rays(
+                cameras, self.patch, depth, maps, sources, index_BVS, valid_BVS
+            )
             rows = cameras.height // self.patch
             apart = None if self.pairs is None else self.pairs(samples, inside, sources, rows)
             evidence, opinion = self._agreement(samples, inside, rows, apart)

@@ -54,8 +54,15 @@ class WarpedBlocks(nn.Module):
             likely, shape = near.opinion.detach(), (rows, columns)
             log_depth = mean_log_depth(likely, near.log_depths, rows // self.blocks, shape)
             points = log_depth.exp().flatten(2)[..., None]
-            seen_by = maps_BKCHW[:, :, -3:], near.cameras, near.frame_index, near.valid
-            samples, inside = sample_along_rays(cameras, STRIDE, points, *seen_by)
+            samples, inside = sample_along_rays(
+                cameras,
+                STRIDE,
+                points,
+                maps_BKCHW[:, :, -3:],
+                near.cameras,
+                near.frame_index,
+                near.valid,
+            )
             seen = inside[:, :, :, None, :, 0].to(samples.dtype)
             shown = torch.cat([(2 * samples[..., 0] - 1) * seen, seen], 3)
             return shown.unflatten(4, shape)

@@ -2,13 +2,13 @@
 
 from everview.datasets.procedural.capture import ProceduralCapture, open_procedural
 from everview.datasets.procedural.episodes import render_episode_views
-from everview.datasets.procedural.left_out import FEATURES, leave_out
+from everview.datasets.procedural.left_out import SCENE_FEATURES, leave_out
 from everview.datasets.procedural.rendering import RenderedViews, render_views
 from everview.datasets.procedural.scenes import WORLDS, SceneBatch, draw_scenes
 from everview.datasets.procedural.trajectories import FRAMES_PER_S, draw_cameras
 
 __all__ = [
-    "FEATURES",
+    "SCENE_FEATURES",
     "FRAMES_PER_S",
     "WORLDS",
     "ProceduralCapture",

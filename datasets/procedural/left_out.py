@@ -18,12 +18,12 @@ from everview.datasets.procedural.scenes import SceneBatch
 
 
 def leave_out(scenes: SceneBatch, features: Iterable[str]) -> SceneBatch:
-    """The scenes without these of `FEATURES`. Raises DataError for an unknown one."""
+    """The scenes without these of `SCENE_FEATURES`. Raises DataError for an unknown one."""
     for feature in features:
-        if feature not in FEATURES:
-            near = difflib.get_close_matches(feature, FEATURES, 1, 0.0)[0]
+        if feature not in SCENE_FEATURES:
+            near = difflib.get_close_matches(feature, SCENE_FEATURES, 1, 0.0)[0]
             raise DataError(f"scenes have no feature '{feature}': did you mean '{near}'?")
-        scenes = FEATURES[feature](scenes)
+        scenes = SCENE_FEATURES[feature](scenes)
     return scenes
 
 
@@ -66,7 +66,7 @@ def _unlit(scenes: SceneBatch) -> SceneBatch:
     )
 
 
-FEATURES: Mapping[str, Callable[[SceneBatch], SceneBatch]] = {
+SCENE_FEATURES: Mapping[str, Callable[[SceneBatch], SceneBatch]] = {
     "boolean_cuts": _whole,
     "height_fields": _smooth,
     "textures": _plain,

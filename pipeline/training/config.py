@@ -17,7 +17,7 @@ from everview.pipeline.training.learning_rate import Budget, Ramp, RateSchedule,
 
 Schedule = Literal["set", "chunked_set", "chunk_causal", "shifted"]
 ViewChoice = Literal["random", "window", "coverage"]
-Feature = Literal["boolean_cuts", "height_fields", "textures", "lights"]
+SceneFeature = Literal["boolean_cuts", "height_fields", "textures", "lights"]
 OPERATIONAL = (
     "device", "compile", "capture", "parallel", "tracking",
     "commit_every_s", "keep", "report_every",
@@ -100,7 +100,7 @@ class World:
     """views scattered about the scene, or the frames of a smooth path"""
     share: float = 1.0
     """relative to the other worlds"""
-    without: tuple[Feature, ...] = ()
+    without: tuple[SceneFeature, ...] = ()
     """what is taken away from its scenes: bowls, holes, notches and bites; displaced surfaces; all
     texture; all light but an even one"""
 

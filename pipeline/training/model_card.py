@@ -43,9 +43,11 @@ def _data(config: TrainConfig) -> list[str]:
     total = sum(world.share for world in config.data.worlds)
     shares = ", ".join(f"{world_name(w)} {w.share / total:.0%}" for w in config.data.worlds)
     lines = [f"Procedural scenes, made while training: {shares}."]
-    for feature in sorted({feature for world in config.data.worlds for feature in world.without}):
+    worlds = [world for world in config.data.worlds if world.share > 0]
+    for feature in sorted({feature for world in worlds for feature in world.without}):
+        which = "them" if all(feature in world.without for world in worlds) else "some of them"
         name = feature.replace("_", " ")
-        lines.append(f"No {name} in some of them; the held-out scenes have them.")
+        lines.append(f"No {name} in {which}; the held-out scenes have them.")
     if config.data.shards:
         share = config.data.stored_share
         lines.append(

@@ -56,24 +56,30 @@ def test_a_wrong_depth_does_not() -> None:
     assert (copied - seen.images[:, :1].flatten(3)[:, :, None]).abs().mean() > 5e-2
 
 
-def test_samples_along_rays_are_the_frames_that_the_index_names_and_only_valid_ones_see() -> None:
+@pytest.mark.parametrize("stride", [4, 8])
+@pytest.mark.parametrize("depths", ["a depth a block", "one for all"])
+def test_samples_along_rays_are_the_named_frames_and_only_valid_ones_see(stride, depths) -> None:
     cameras = above_plane().to(torch.float32)
     seen = plane_views(above_plane())
-    sources, index = sources_of(cameras)
-    swapped = index.flip(-1)
-    valid = torch.tensor([True, *[False] * (index.shape[-1] - 1)]).view(1, 1, -1)
-    depth = seen.depth[:, :1, 4::8, 4::8].flatten(2)[..., None]
-    for stride, along in ((8, depth), (8, depth[:, :, :1])):  # a depth a block, and one for all
-        seen_by = seen.images, sources[:, :, swapped[0, 0] - 1], swapped, valid
-        samples, inside = sample_along_rays(cameras[:, :1], stride, along, *seen_by)
-        rays = point_rays(cameras[:, :1], pixel_grid(64, 64, stride, torch.device("cpu")))
-        for place, frame in enumerate(swapped.flatten().tolist()):
-            one = cameras[:, None, frame : frame + 1]
-            coordinates, reached = project_into_sources(cameras[:, :1], rays, along, one)
-            expected = sample_sources(seen.images[:, None, frame : frame + 1], coordinates)
-            torch.testing.assert_close(samples[:, :, place], expected[:, :, 0])
-            assert torch.equal(inside[:, :, place], reached[:, :, 0] & (place == 0))
-        assert inside.any()
+    frames = sources_of(cameras)[1].flip(-1)  # not in the bank's order
+    sources = cameras[:, None][:, :, frames.flatten()]
+    valid = frames == frames.max()
+    depth = seen.depth[:, :1, stride // 2 :: stride, stride // 2 :: stride].flatten(2)[..., None]
+    depth = depth if depths == "a depth a block" else depth[:, :, :1]
+    samples, inside = sample_along_rays(
+        cameras[:, :1], stride, depth, seen.images, sources, frames, valid
+    )
+    rays = point_rays(cameras[:, :1], pixel_grid(64, 64, stride, torch.device("cpu")))
+    unseen = False
+    for place, frame in enumerate(frames.flatten().tolist()):
+        one = cameras[:, None, frame : frame + 1]
+        coordinates, reached = project_into_sources(cameras[:, :1], rays, depth, one)
+        expected = sample_sources(seen.images[:, None, frame : frame + 1], coordinates)
+        torch.testing.assert_close(samples[:, :, place], expected[:, :, 0])
+        assert torch.equal(inside[:, :, place], reached[:, :, 0] & valid[0, 0, place])
+        unseen = unseen or bool(reached.any() and not valid[0, 0, place])
+    assert inside.any()
+    assert unseen  # a frame that isn't valid would have seen some
 
 
 def test_a_camera_finds_its_own_pixels_at_any_depth() -> None:

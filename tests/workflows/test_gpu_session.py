@@ -7,6 +7,8 @@ import math
 import os
 import signal
 import tarfile
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,11 +80,12 @@ def test_ablations_bring_back_a_row_and_a_curve_each_and_go_on_after_a_failure(
         assert "step 1 " in (out / "plain.log").read_text()
 
 
-def first_killed(config: TrainConfig, run_path: Path, out: Path) -> None:
+def first_killed(config: TrainConfig, folder: Path, out: Path) -> None:
     """The machine ends the first one, as it does when memory is short."""
     if config.name == "first":
+        (folder / "metrics.jsonl").write_text("half of a curve\n")
         os.kill(os.getpid(), signal.SIGKILL)
-    gpu_session.write_report(out / f"{config.name}.json", {"name": config.name, "step": 2})
+    gpu_session.write_report(folder / gpu_session.ROW, {"name": config.name, "step": 2})
 
 
 def test_an_ablation_whose_process_is_killed_has_a_row_and_takes_none_along(
@@ -90,14 +93,54 @@ def test_an_ablation_whose_process_is_killed_has_a_row_and_takes_none_along(
 ) -> None:
     monkeypatch.setattr(gpu_session, "logged_ablation", first_killed)
     configs = [replace(short((1,)), name=name) for name in ("first", "second", "third")]
-    (tmp_path / "first.json").write_text('{"name": "first", "step": 1}')  # of an earlier command
-    gpu_session.ablations(configs, tmp_path / "run", tmp_path, at_once=2)
-    rows = json.loads((tmp_path / "ablations.json").read_text())["rows"]
+    run, out = tmp_path / "run", tmp_path / "out"
+    earlier = run / "first" / gpu_session.ROW
+    for path in (earlier, out / "first.jsonl", out / "second.jsonl"):  # of an earlier command
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"name": "first", "step": 1}')
+    gpu_session.ablations(configs, run, out, at_once=2)
+    rows = json.loads((out / "ablations.json").read_text())["rows"]
     assert sorted(rows, key=lambda row: row["name"]) == [
         {"name": "first", "error": "its process ended with -9"},
         {"name": "second", "step": 2},
         {"name": "third", "step": 2},
     ]
+    assert (out / "first.jsonl").read_text() == "half of a curve\n"
+    assert not (out / "second.jsonl").exists()
+
+
+def waits(config: TrainConfig, folder: Path, out: Path) -> None:
+    """One that would go on for a minute."""
+    (out / f"{config.name}.pid").write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_interrupted_they_all_end_and_none_begins(tmp_path, monkeypatch, number, raised) -> None:
+    monkeypatch.setattr(gpu_session, "logged_ablation", waits)
+    configs = [replace(short((1,)), name=name) for name in ("first", "second", "third")]
+
+    def interrupt() -> None:
+        for _ in range(1200):
+            if sum(bool(path.read_text()) for path in tmp_path.glob("*.pid")) == 2:
+                break
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    watching = threading.Thread(target=interrupt)
+    watching.start()
+    with pytest.raises(raised):
+        gpu_session.ablations(configs, tmp_path / "run", tmp_path, at_once=2)
+    watching.join()
+    pids = [int(path.read_text()) for path in tmp_path.glob("*.pid")]
+    assert len(pids) == 2
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_loss_that_is_no_number_is_null_in_a_report(tmp_path) -> None:

@@ -6,12 +6,15 @@ import json
 import math
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import torch
 
 from everview.models.scene_model import SceneModel
+from everview.pipeline.training.config import DataConfig
 from everview.pipeline.training.learning_rate import Budget, constant
 from everview.pipeline.training.loop import train
+from everview.pipeline.training.scene_pool import ScenePool
 from everview.workflows.recipes.ablations import few_targets, window_for_memory
 from everview.workflows.recipes.lact import beside_lact
 from everview.workflows.recipes.published import base, tiny
@@ -28,23 +31,29 @@ def test_it_starts_from_nothing_with_the_time_and_worlds_of_beside_lact() -> Non
     assert ours.data.stored_share.last == base().data.stored_share.last
 
 
-def test_both_sizes_fill_the_run_with_equally_many_tokens_a_step() -> None:
+def test_both_sizes_have_equally_many_tokens_and_scenes_of_the_later_are_seen_as_often() -> None:
     early, late = second_light().data.shapes
     assert (early.start, early.end, late.end) == (0.0, late.start, 1.0)
-    size = second_light().data.size
-    assert early.scenes * early.size**2 == late.scenes * size**2
+    data, before = second_light().data, beside_lact().data
+    assert early.scenes * early.size**2 == late.scenes * data.size**2
     (one,) = few_targets().data.shapes
     assert replace(late, start=0.0) == one
 
+    def scenes_made_a_step(chosen: DataConfig) -> float:
+        interval = ScenePool.interval.fget(SimpleNamespace(config=chosen))  # without a pool's GiB
+        return chosen.refresh_scenes * chosen.parts / interval
 
-def test_every_second_memory_is_a_window_and_every_attention_stays() -> None:
-    stack, pattern = second_light().model.stack, window_for_memory().model.stack
-    assert len(stack) == len(beside_lact().model.stack)
-    assert stack.startswith(pattern)
-    assert stack.count("W") == beside_lact().model.stack.count("W")
+    assert scenes_made_a_step(data) < 1.3 * scenes_made_a_step(before)
 
 
-def test_wide_pixels_spends_on_pixels_what_it_saves_on_blocks() -> None:
+def test_every_second_memory_is_a_window_and_charbonnier_is_there_from_the_start() -> None:
+    assert second_light().model.stack == "WTFWSF" * 5
+    assert len(second_light().model.stack) == len(beside_lact().model.stack)
+    assert set(window_for_memory().model.stack) == set(second_light().model.stack)
+    assert second_light().loss.at(0.0)["charbonnier"] == beside_lact().loss.at(1.0)["charbonnier"]
+
+
+def test_wide_pixels_has_fewer_blocks_and_more_at_pixels() -> None:
     wide, before = wide_pixels(), second_light()
     assert replace(wide, name=before.name, model=before.model) == before
     with torch.device("meta"):
@@ -58,13 +67,13 @@ def test_wide_pixels_spends_on_pixels_what_it_saves_on_blocks() -> None:
     assert count(models[0], "fine", "refine") > 2 * count(models[1], "fine", "refine")
 
 
-def test_it_goes_through_both_sizes_with_its_windows(tmp_path) -> None:
+def test_it_goes_from_the_small_size_to_the_large_one_with_its_windows(tmp_path) -> None:
     ours = second_light()
     early, late = ours.data.shapes
     small = replace(ours.model, stack="WTFWSF", dim=64, attention_head_dim=32)
     shapes = (
-        replace(early, scenes=4, inputs=4, targets=2, chunks=(1, 4), size=16),
-        replace(late, scenes=1, inputs=4, targets=2, chunks=(1, 4)),
+        replace(early, scenes=2, inputs=4, targets=2, chunks=(1, 4), size=16, end=0.5),
+        replace(late, scenes=1, inputs=4, targets=2, chunks=(1, 4), start=0.5),
     )
     config = replace(
         ours,
@@ -80,6 +89,8 @@ def test_it_goes_through_both_sizes_with_its_windows(tmp_path) -> None:
 
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     steps = [line for line in map(json.loads, lines) if "picture" in line]
-    tokens = [line["tokens"] for line in steps]
-    assert [after - before for before, after in pairwise(tokens)] == [tokens[0]] * 5
+    tokens = [0, *(line["tokens"] for line in steps)]
+    made = [after - before for before, after in pairwise(tokens)]
+    # two scenes of six views of four patches; one of six of sixteen
+    assert made == [2 * 6 * 4] * 3 + [6 * 16] * 3
     assert all(math.isfinite(line["picture"]) for line in steps)

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tarfile
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stderr
 from dataclasses import replace
 from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ from everview.pipeline.training.train_run import (
 from everview.workflows.recipes import find_recipe
 
 PART_BYTES = 15 * 2**20
+ROW = "row.json"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -138,10 +141,8 @@ def ablations(configs: list[TrainConfig], run_path: Path, out: Path, at_once: in
     """
     if at_once == 1:
         keep_rows((ablation(config, run_path, out) for config in configs), out)
-        return
-    with ThreadPoolExecutor(at_once) as pool:
-        running = [pool.submit(ablation_apart, config, run_path, out) for config in configs]
-        keep_rows((done.result() for done in as_completed(running)), out)
+    else:
+        keep_rows(ablations_apart(configs, run_path, out, at_once), out)
 
 
 def keep_rows(rows: Iterable[dict[str, Any]], out: Path) -> None:
@@ -164,31 +165,63 @@ def ablation(config: TrainConfig, run_path: Path, out: Path) -> dict[str, Any]:
     except Exception as error:  # the other ablations are worth having without this one
         metrics = {"error": f"{type(error).__name__}: {error}"}
         say(f"{config.name} failed: {metrics['error']}")
-    if (run_path / CURVE).exists():
-        shutil.copy(run_path / CURVE, out / f"{config.name}.jsonl")
+    keep_curve(config.name, run_path, out)
     return {"name": config.name, **metrics}
 
 
-def ablation_apart(config: TrainConfig, run_path: Path, out: Path) -> dict[str, Any]:
-    """One of them in a process of its own: the card's memory goes back with it, and if it is killed
-    the others go on."""
-    kept = out / f"{config.name}.json"
-    kept.unlink(missing_ok=True)
-    process = get_context("spawn").Process(target=logged_ablation, args=(config, run_path, out))
-    process.start()
-    process.join()
-    row = read_json_object(kept)
+def keep_curve(name: str, run_path: Path, out: Path) -> None:
+    """The curve of a run in OUT, where there is one."""
+    if (run_path / CURVE).exists():
+        shutil.copy(run_path / CURVE, out / f"{name}.jsonl")
+
+
+def ablations_apart(
+    configs: list[TrainConfig], run_path: Path, out: Path, at_once: int
+) -> Iterator[dict[str, Any]]:
+    """Their rows as they end, `at_once` of them at a time, each in a process and a folder of RUN of
+    its own: the card's memory goes back with it, and if it is killed the others go on. Left early,
+    it ends those that run; they commit first."""
+    waiting = list(configs)
+    running: list[tuple[SpawnProcess, TrainConfig]] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                config = waiting.pop(0)
+                folder = run_path / config.name
+                fresh(folder)
+                (out / f"{config.name}.jsonl").unlink(missing_ok=True)  # of an earlier command
+                given = config, folder, out
+                process = get_context("spawn").Process(target=logged_ablation, args=given)
+                process.start()
+                running.append((process, config))
+            wait([process.sentinel for process, _ in running])
+            for process, config in [pair for pair in running if not pair[0].is_alive()]:
+                running.remove((process, config))
+                yield row_of(process, config, run_path / config.name, out)
+    finally:
+        for process, _ in running:
+            process.terminate()
+        for process, _ in running:
+            process.join()
+        signal.signal(signal.SIGTERM, before)
+
+
+def row_of(process: SpawnProcess, config: TrainConfig, folder: Path, out: Path) -> dict[str, Any]:
+    """What an ablation's process left, or that it ended without."""
+    row = read_json_object(folder / ROW)
     if row is None:
+        keep_curve(config.name, folder, out)
         row = {"name": config.name, "error": f"its process ended with {process.exitcode}"}
         say(f"{config.name} failed: {row['error']}")
     return row
 
 
-def logged_ablation(config: TrainConfig, run_path: Path, out: Path) -> None:
-    """The same beside others, in a folder of RUN: its row in OUT/NAME.json."""
+def logged_ablation(config: TrainConfig, folder: Path, out: Path) -> None:
+    """An ablation as a process: its row in its folder, and what it says in OUT/NAME.log."""
     with (out / f"{config.name}.log").open("w", buffering=1) as log, redirect_stderr(log):
-        row = ablation(config, run_path / config.name, out)
-    write_report(out / f"{config.name}.json", row)
+        row = ablation(config, folder, out)
+    write_report(folder / ROW, row)
 
 
 def train_main(

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from everview.models.steps import ConstantStep
-from everview.pipeline.training.config import Augmentation, EpisodeShape, Feature, TrainConfig
+from everview.pipeline.training.config import Augmentation, EpisodeShape, SceneFeature, TrainConfig
 from everview.pipeline.training.learning_rate import Budget, Ramp, RateSchedule, constant
 from everview.workflows.recipes.published import (
     FEW_CHUNKS,
@@ -180,7 +180,7 @@ def single_chunk() -> TrainConfig:
     return _data("single_chunk", shapes=(EpisodeShape(16, 8, 8, (1,)),))
 
 
-def _left_out(name: str, feature: Feature) -> TrainConfig:
+def _left_out(name: str, feature: SceneFeature) -> TrainConfig:
     worlds = ablation_base().data.worlds
     return _data(name, worlds=tuple(replace(world, without=(feature,)) for world in worlds))
 

@@ -48,7 +48,8 @@ def lact() -> TrainConfig:
 
 
 def beside_lact() -> TrainConfig:
-    """What stands beside it: `first_light` with today's model, the same scenes and minutes."""
+    """What stands beside it: `first_light` with the model of `fine_sweep`, the same scenes and
+    minutes."""
     ours = first_light()
     return replace(
         ours,

@@ -14,21 +14,29 @@ from everview.workflows.recipes.lact import beside_lact
 from everview.workflows.recipes.published import FEW_CHUNKS, with_bank
 
 _SMALL_UNTIL = 0.35
+"""a little under the 0.4 of `small_views_first`: LPIPS and the cooldown need what is left"""
 
 
 def second_light() -> TrainConfig:
     """`beside_lact` with four times the scenes at 64 px at first, fewer targets, a window over time
-    in place of every second memory, Charbonnier from the first step; and more scans, and LPIPS as
-    `base` had it, for what people look at."""
+    in place of every second memory, Charbonnier from the first step; and for what people look at,
+    more scans, and in the end as much LPIPS as `base` had.
+
+    A scene of the later steps is seen as often as one of `beside_lact` (`reuse` counts by the
+    shape of the most scenes), so rendering takes no larger share of the time.
+    """
     before = beside_lact()
-    early = EpisodeShape(80, 8, 4, FEW_CHUNKS, end=_SMALL_UNTIL, size=64)
     late = EpisodeShape(20, 8, 4, FEW_CHUNKS, start=_SMALL_UNTIL)
+    early = replace(late, scenes=4 * late.scenes, start=0.0, end=_SMALL_UNTIL, size=64)
     return replace(
         before,
         name="second_light",
         model=replace(before.model, stack="WTFWSF" * 5),
         data=replace(
-            before.data, shapes=(early, late), stored_share=Ramp(0.15, 0.4, _SMALL_UNTIL, 0.7)
+            before.data,
+            shapes=(early, late),
+            reuse=before.data.reuse * early.scenes / late.scenes,
+            stored_share=Ramp(0.15, 0.4, _SMALL_UNTIL, 0.7),
         ),
         loss=replace(before.loss, charbonnier=constant(0.1), perceptual=Ramp(0.0, 0.08, 0.65, 0.7)),
         evaluation=replace(before.evaluation, streams=(16,)),
@@ -36,8 +44,8 @@ def second_light() -> TrainConfig:
 
 
 def wide_pixels() -> TrainConfig:
-    """`second_light` with six blocks instead of ten and wider networks at pixels: blocks are worth
-    little to the picture (entry 16), and its errors lie at outlines (entry 11)."""
+    """`second_light` with six blocks instead of ten, and wider networks at pixels: blocks
+    are worth little to the picture (entry 16), and its errors lie at outlines (entry 11)."""
     before = second_light()
     model = replace(before.model, stack="WTFWSF" * 3)
     return replace(

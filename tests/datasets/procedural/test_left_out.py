@@ -8,14 +8,15 @@ import torch
 
 from everview.datasets.errors import DataError
 from everview.datasets.procedural import (
-    FEATURES,
+    SCENE_FEATURES,
     WORLDS,
     draw_cameras,
     draw_scenes,
     leave_out,
     render_views,
 )
-from everview.pipeline.training.config import Feature
+from everview.datasets.procedural.materials import COLUMNS
+from everview.pipeline.training.config import SceneFeature
 
 
 def changed(full, left):
@@ -73,6 +74,11 @@ def test_without_textures_and_lights_a_body_has_one_colour_and_depths_stay(world
     full = draw_scenes(world, range(4))
     plain = leave_out(full, ["textures"])
     assert changed(full, plain) == {"materials"}
+    columns = (full.materials != plain.materials).flatten(0, 1).any(0)
+    assert {name for name, differs in zip(COLUMNS, columns, strict=True) if differs} == {
+        "kind",
+        "grain",
+    }
     bare = leave_out(full, ["textures", "lights"])
     shown, textured = pictures(bare), pictures(full)
     assert torch.equal(shown.depth, textured.depth)
@@ -96,6 +102,6 @@ def test_without_lights_nothing_casts_a_shadow_and_textures_stay(world):
 
 
 def test_all_that_can_be_left_out_is_what_a_world_can_be_without():
-    assert get_args(Feature) == tuple(FEATURES)
+    assert get_args(SceneFeature) == tuple(SCENE_FEATURES)
     with pytest.raises(DataError, match="did you mean 'textures'"):
         leave_out(draw_scenes("orbit", [0]), ["texture"])
