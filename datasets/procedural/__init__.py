@@ -8,8 +8,8 @@ from everview.datasets.procedural.scenes import WORLDS, SceneBatch, draw_scenes
 from everview.datasets.procedural.trajectories import FRAMES_PER_S, draw_cameras
 
 __all__ = [
-    "SCENE_FEATURES",
     "FRAMES_PER_S",
+    "SCENE_FEATURES",
     "WORLDS",
     "ProceduralCapture",
     "RenderedViews",

@@ -66,6 +66,8 @@ def test_ablations_bring_back_a_row_and_a_curve_each_and_go_on_after_a_failure(
     }
     monkeypatch.setattr(gpu_session, "find_recipe", lambda name: lambda: recipes[name])
     out = tmp_path / "out"
+    out.mkdir()
+    (out / "lost.jsonl").write_text("of an earlier command")
     given = ["--plan", "ablations", "--recipes", ",".join(recipes), "--steps", "2"]
     given += ["--at-once", str(at_once), "--out", str(out), "--run", str(tmp_path / "run")]
     assert gpu_session.main(given) == 0
@@ -73,6 +75,7 @@ def test_ablations_bring_back_a_row_and_a_curve_each_and_go_on_after_a_failure(
     rows = {row["name"]: row for row in json.loads((out / "ablations.json").read_text())["rows"]}
     assert rows.keys() == recipes.keys()
     assert "nowhere" in rows["lost"]["error"]
+    assert not (out / "lost.jsonl").exists()
     for name in ("plain", "other"):
         assert rows[name]["step"] == 2
         assert (out / f"{name}.jsonl").read_text().count("\n") >= 2

@@ -140,7 +140,8 @@ def ablations(configs: list[TrainConfig], run_path: Path, out: Path, at_once: in
     idle, and compile together. Each then says what it does in OUT/NAME.log.
     """
     if at_once == 1:
-        keep_rows((ablation(config, run_path, out) for config in configs), out)
+        rows = (ablation(c, cleared(c.name, run_path, out), out) for c in configs)
+        keep_rows(rows, out)
     else:
         keep_rows(ablations_apart(configs, run_path, out, at_once), out)
 
@@ -157,22 +158,28 @@ def keep_rows(rows: Iterable[dict[str, Any]], out: Path) -> None:
         say(f"{row['name']:20s} step {row.get('step')}  {means}")
 
 
-def ablation(config: TrainConfig, run_path: Path, out: Path) -> dict[str, Any]:
-    """One of them: its row, and its curve in OUT."""
-    fresh(run_path)
+def cleared(name: str, folder: Path, out: Path) -> Path:
+    """`folder`, empty, and no curve of this name in OUT: nothing of an earlier command is left."""
+    fresh(folder)
+    (out / f"{name}.jsonl").unlink(missing_ok=True)
+    return folder
+
+
+def ablation(config: TrainConfig, folder: Path, out: Path) -> dict[str, Any]:
+    """One of them, in an empty folder: its row, and its curve in OUT."""
     try:
-        metrics = train(config, run_path).metrics
+        metrics = train(config, folder).metrics
     except Exception as error:  # the other ablations are worth having without this one
         metrics = {"error": f"{type(error).__name__}: {error}"}
         say(f"{config.name} failed: {metrics['error']}")
-    keep_curve(config.name, run_path, out)
+    keep_curve(config.name, folder, out)
     return {"name": config.name, **metrics}
 
 
-def keep_curve(name: str, run_path: Path, out: Path) -> None:
+def keep_curve(name: str, folder: Path, out: Path) -> None:
     """The curve of a run in OUT, where there is one."""
-    if (run_path / CURVE).exists():
-        shutil.copy(run_path / CURVE, out / f"{name}.jsonl")
+    if (folder / CURVE).exists():
+        shutil.copy(folder / CURVE, out / f"{name}.jsonl")
 
 
 def ablations_apart(
@@ -188,10 +195,7 @@ def ablations_apart(
         while waiting or running:
             while waiting and len(running) < at_once:
                 config = waiting.pop(0)
-                folder = run_path / config.name
-                fresh(folder)
-                (out / f"{config.name}.jsonl").unlink(missing_ok=True)  # of an earlier command
-                given = config, folder, out
+                given = config, cleared(config.name, run_path / config.name, out), out
                 process = get_context("spawn").Process(target=logged_ablation, args=given)
                 process.start()
                 running.append((process, config))

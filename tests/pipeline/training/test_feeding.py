@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from everview.pipeline.training.config import (
     DataConfig,
     EpisodeShape,
     EvaluationConfig,
+    SceneFeature,
     TrainConfig,
     World,
 )
@@ -199,7 +201,7 @@ def test_held_out_scenes_keep_what_training_goes_without():
         drawn.append(world)
         return render_planes(world, seeds, views, size, device)
 
-    bare = tuple(replace(w, without=("boolean_cuts", "lights")) for w in DATA.worlds)
+    bare = tuple(replace(w, without=get_args(SceneFeature)) for w in DATA.worlds)
     held_out = render_held_out(replace(DATA, worlds=bare), EvaluationConfig(), render, CPU)
     assert drawn == list(DATA.worlds)
     assert list(held_out.scenes) == ["room", "orbit-dynamic"]
