@@ -96,6 +96,11 @@ class WindowConfig:
     cells: int = 8
     """rows, and columns, of cells that a frame's tokens are averaged into, whatever its size"""
 
+    @property
+    def slots(self) -> int:
+        """Frames that are seen at most."""
+        return self.frames + self.sinks
+
     def __post_init__(self) -> None:
         if self.frames < 1 or self.sinks < 0 or self.cells < 1:
             raise ValueError(f"{self}: at least 1 frame, 0 sinks and 1 cell")

@@ -28,11 +28,13 @@ _WEIGHTS = (1.0, 1.0, 0.25)  # of translation, rotation and time
 @dataclass(frozen=True, eq=False)
 class FrameBank:
     """images: uint8 or float in [0, 1], [B, K, 3, H, W]; cameras [B, K] in the gauge, float32;
-    time_s [B, K] since the stream's origin, NaN unknown."""
+    time_s [B, K] since the stream's origin, NaN unknown. cells: [B, K, ...], what layers with a
+    window wrote when a frame came (`models.window_frames`)."""
 
     images: Tensor
     cameras: Cameras
     time_s: Tensor
+    cells: tuple[Tensor, ...] = ()
 
     @property
     def size(self) -> int:
@@ -43,7 +45,14 @@ class FrameBank:
         """The images as floats in [0, 1]."""
         return self.images.float() / 255 if self.images.dtype == torch.uint8 else self.images
 
-    def add(self, images: Tensor, cameras: Cameras, time_s: Tensor, capacity: int) -> FrameBank:
+    def add(
+        self,
+        images: Tensor,
+        cameras: Cameras,
+        time_s: Tensor,
+        capacity: int,
+        cells: tuple[Tensor, ...] = (),
+    ) -> FrameBank:
         """The bank after V more frames (float images are stored as uint8), at most `capacity`."""
         images, cameras = fitted(images, cameras, *self.images.shape[-2:])
         stored = (images.clamp(0, 1) * 255).round().to(torch.uint8)
@@ -51,6 +60,7 @@ class FrameBank:
             torch.cat([self.images, stored], 1),
             concatenate([self.cameras, cameras]),
             torch.cat([self.time_s, time_s], 1),
+            tuple(torch.cat(parts, 1) for parts in zip(self.cells, cells, strict=True)),
         )
         return grown.reduced(capacity)
 
@@ -78,6 +88,7 @@ class FrameBank:
             images=self.images[rows, index],
             cameras=self.cameras[rows, index],
             time_s=self.time_s[rows, index],
+            cells=tuple(part[rows, index] for part in self.cells),
         )
 
     def before(
@@ -115,22 +126,26 @@ def grown_bank(
     time_s: Tensor,
     gate_B: Tensor | None,
     capacity: int,
+    cells: tuple[Tensor, ...] = (),
 ) -> FrameBank | None:
     """The bank after a chunk, None without capacity. gate_B: 0 leaves it as it was; raises
-    ValueError where some scenes of a batch are gated and some aren't."""
+    ValueError where some scenes of a batch are gated and some aren't. cells: of the chunk's frames,
+    and of any that were replayed in front of them."""
     if capacity == 0:
         return None
     if gate_B is not None and not bool((gate_B != 0).all()):
         if bool((gate_B != 0).any()):
             raise ValueError("a bank's scenes are gated together: gate all or none of a batch")
         return bank
+    cells = tuple(part[:, part.shape[1] - images.shape[1] :] for part in cells)
     if bank is None:
         bank = FrameBank(
             images.new_zeros((len(images), 0, *images.shape[2:]), dtype=torch.uint8),
             cameras[:, :0],
             time_s[:, :0],
+            tuple(part[:, :0] for part in cells),
         )
-    return bank.add(images, cameras, time_s, capacity)
+    return bank.add(images, cameras, time_s, capacity, cells)
 
 
 def view_distance(

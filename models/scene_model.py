@@ -26,9 +26,10 @@ from everview.models.cross_view import CrossView, Visit, looking, visit
 from everview.models.decoding import Pixels
 from everview.models.elastic import Elastic
 from everview.models.episode import Episode
+from everview.models.evidence import Evidence
 from everview.models.fine_sweep import FineSweep
 from everview.models.fingerprint import Fingerprint
-from everview.models.frame_bank import FrameBank, grown_bank, nearest_sources
+from everview.models.frame_bank import FrameBank, grown_bank
 from everview.models.gauge import Gauge, fit_gauge
 from everview.models.heads import Refinement, TokenHead
 from everview.models.initialisation import initialise
@@ -45,6 +46,7 @@ from everview.models.sweep import PlaneSweep, Sources
 from everview.models.token_views import TokenViews
 from everview.models.views import check_sizes
 from everview.models.warped_blocks import WarpedBlocks
+from everview.models.window_frames import taken, with_nearest
 
 
 class SceneModel(nn.Module):
@@ -176,9 +178,9 @@ class SceneModel(nn.Module):
             if state.bank is None:
                 raise ValueError("this state keeps no frames: there is nothing to replay")
             chunk = state.bank.select(replayed_BR).before(*chunk)
-        layers = (write or self.write)(*chunk, state.layers, steps, schedule)
+        layers, cells = taken((write or self.write)(*chunk, state.layers, steps, schedule))
         capacity = 0 if self.config.bank is None else self.config.bank.capacity
-        bank = grown_bank(state.bank, images, cameras, time_s, gate_B, capacity)
+        bank = grown_bank(state.bank, images, cameras, time_s, gate_B, capacity, cells)
         return replace(state, layers=layers, clock=clock.ticked(gate_B), bank=bank)
 
     def write(
@@ -271,7 +273,8 @@ class SceneModel(nn.Module):
             x, sources = self._with_evidence(x, seen, time_s, frames, view.features, None)
             x, grid = in_arithmetic(x), self._grid(seen)
             looks = looking(view.cross_view, self._visit, seen, sources, view.features, None)
-            _, x, _ = self._through(view.stack, None, x, view.layers, None, None, grid, looks)
+            layers = with_nearest(view.layers, self.config.window_used, seen, time_s, frames)
+            _, x, _ = self._through(view.stack, None, x, layers, None, None, grid, looks)
             return self._decode(x, seen, cameras, frames, sources, view.features, None)
 
     # --- episodes ------------------------------------------------------------------------------
@@ -314,7 +317,11 @@ class SceneModel(nn.Module):
         counts = torch.arange(plan.num_updates, device=x.device).expand(batch, -1)
         rest = plan, self.config.step.steps(counts), self._grid(seen)
         looks = looking(self.cross_view, self._visit, queried, sources, features, own.bank_mask)
-        x, q, layers = self._through(self.layers, x, q, state.layers, *rest, looks)
+        window, allowed = self.config.window_used, own.bank_mask
+        blank = with_nearest(state.layers, window, queried, asked_s, frames, allowed)
+        x, q, left = self._through(self.layers, x, q, blank, *rest, looks)
+        layers, cells = taken(left)
+        frames = None if frames is None else replace(frames, cells=cells)
         clock = replace(clock, chunks=clock.chunks + plan.num_updates)
         final = replace(state, layers=layers, clock=clock, bank=frames)
         inputs = self._decode(x, seen, cameras, None, None, (), None)
@@ -355,23 +362,9 @@ class SceneModel(nn.Module):
         """Query tokens plus what the bank says about depth; and all sources compared for it."""
         if self.sweep is None or self.config.bank is None:
             return tokens, None
-        absent = self.sweep.absent.to(tokens.dtype)
-        if frames is None or not features:
-            return tokens + absent, None
-        index, valid = nearest_sources(cameras, time_s, frames, self.config.bank.compared)
-        rows = torch.arange(index.shape[0], device=index.device)[:, None, None]
-        sources = frames.cameras[rows, index]
-        evidence, log_depths, opinion = self.sweep(cameras, features[0], sources, index, valid)
-        found = Sources(sources, index, valid, log_depths, opinion)
-        if self.warped is not None:
-            evidence = evidence + self.warped(cameras, features[1 + self.config.cross_view], found)
-        if mask_BV is not None:
-            keep = mask_BV[..., None, None]
-            evidence = torch.where(keep, evidence, absent.to(evidence.dtype))
-            opinion = torch.where(keep, opinion, 0.0)
-            log_depths = torch.where(mask_BV[..., None], log_depths, self.head.log_depths)
-            found = found._replace(log_depths=log_depths, opinion=opinion)
-        return tokens + evidence, found
+        looks = self.config.cross_view
+        parts = self.config.bank, self.sweep, self.warped, self.head.log_depths, looks
+        return Evidence(*parts).added(tokens, cameras, time_s, frames, features, mask_BV)
 
     def _decode(
         self,

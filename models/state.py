@@ -18,6 +18,7 @@ from torch import Tensor
 from everview.datasets.cameras import Cameras
 from everview.models.frame_bank import FrameBank
 from everview.models.gauge import Gauge
+from everview.models.layers.sliding_window import WindowState
 
 
 class StateError(ValueError):
@@ -180,9 +181,15 @@ def state_from_tensors(
         cameras = Cameras(
             width, height, take("bank.cameras.intrinsics"), take("bank.cameras.c2w_cv")
         )
-        bank = FrameBank(take("bank.images"), cameras, take("bank.time_s"))
+        windows = sum(isinstance(layer, WindowState) for layer in template.layers)
+        cells = tuple(take(f"bank.cells.{number}") for number in range(2 * windows))
+        bank = FrameBank(take("bank.images"), cameras, take("bank.time_s"), cells)
         frames = bank.time_s.shape
-        if bank.images.shape != (*frames, 3, height, width) or cameras.shape != frames:
+        if (
+            bank.images.shape != (*frames, 3, height, width)
+            or cameras.shape != frames
+            or any(part.shape[:2] != frames for part in cells)
+        ):
             raise StateError("the frames, cameras and times of the state's bank don't match")
     rest = replace(template, gauge=None, bank=None)
     shapes = {name.lstrip("."): t for name, t in named_tensors(rest)}

@@ -40,10 +40,11 @@ SHARED = replace(
 )
 SHARED_AT_ONCE = replace(
     SHARED,
-    model=replace(CONFIG.model, stack="WTFS", window=WindowConfig(frames=3, sinks=1, cells=2)),
+    model=replace(CONFIG.model, stack="WTFS", window=WindowConfig(frames=2, sinks=1, cells=2)),
     data=replace(SHARED.data, schedules=(("chunk_causal", 1.0), ("set", 1.0))),
 )
-"""All chunks' directions in one batch; and a window over frames of all ranks."""
+"""All chunks' directions in one batch; and a window over frames of all ranks, with more frames than
+slots: queries read the nearest ones, whoever holds them."""
 SHARING = {"shared": SHARED, "at once": SHARED_AT_ONCE}
 BLIND = ("layers.1.rates.bias",)
 """Rates' common factor, which Newton-Schulz takes out again: the gradient is rounding, and AdamW

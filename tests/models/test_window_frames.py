@@ -1,0 +1,257 @@
+"""Queries read the frames nearest to them, also those that a window has let go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from everview.models import scene_model as scene_model_module
+from everview.models.captured import EAGER_USES, CapturedQuery
+from everview.models.config import WindowConfig, tiny
+from everview.models.frame_bank import nearest_sources
+from everview.models.layers.sliding_window import FrameCells, Nearest
+from everview.models.queries import Query
+from everview.models.scene_model import SceneModel
+from everview.models.schedule import CHUNK_CAUSAL, SET, SHIFTED, Schedule
+from everview.models.state import (
+    SceneState,
+    StateError,
+    map_tensors,
+    named_tensors,
+    state_from_tensors,
+    state_to_tensors,
+)
+from everview.models.window_frames import with_nearest
+from tests.models.scenes import episode, orbit, scene_model, streamed
+from tests.models.standin_recorder import StandIn
+from tests.models.test_sliding_window import (
+    EXACT,
+    GRID,
+    WINDOW,
+    by_hand,
+    frames,
+    window_layer,
+    wrote,
+)
+
+ROUNDED = {"rtol": 0, "atol": 2e-3}
+"""Kept cells are bfloat16."""
+PICTURES = {"rtol": 0, "atol": 1e-6}
+"""A bank's pictures are made float32 of bytes."""
+
+
+def model_of(**changes) -> SceneModel:
+    bank = replace(tiny().bank, **changes)
+    return scene_model(stack="STFS", window=WINDOW, bank=bank)
+
+
+def answers(model: SceneModel, state: SceneState, query: Query, **how) -> Tensor:
+    return model.query(query, model.freeze(state), ("rgb",), **how).rgb
+
+
+@torch.no_grad()
+def test_each_view_attends_to_the_cells_of_its_own_frames_at_age_0() -> None:
+    layer, x = window_layer(), frames(9)
+    state = wrote(layer, x[:, :7], (4, 3))
+    cells = FrameCells(*layer.project(layer.norm(x[:, :7]), GRID))
+    places = torch.tensor([[[0, 4, 1], [6, 2, 5]]])
+    near = state._replace(nearest=Nearest(places, None, cells))
+    _, answer, _ = layer.run(None, x[:, 7:], near, None, None, GRID)
+    for view in range(2):
+        seen = [(x[0, place], 0) for place in places[0, view].tolist()]
+        expected = by_hand(layer, x[0, 7 + view], seen)
+        torch.testing.assert_close(answer[0, view], expected, **ROUNDED)
+        assert float((answer[0, view] - x[0, 7 + view]).abs().max()) > 0.05
+
+
+@torch.no_grad()
+def test_views_that_know_no_bank_read_the_window() -> None:
+    layer, x = window_layer(), frames(9)
+    state = wrote(layer, x[:, :7], (4, 3))
+    cells = layer.project(layer.norm(x[:, :7]), GRID)
+    near = Nearest(torch.tensor([[[0, 1], [2, 3]]]), None, cells)
+
+    def read(views: Tensor | None) -> Tensor:
+        given = state._replace(nearest=near._replace(views=views))
+        return layer.run(None, x[:, 7:], given, None, None, GRID)[1]
+
+    windowed = layer.run(None, x[:, 7:], state, None, None, GRID)[1]
+    mixed, every = read(torch.tensor([[False, True]])), read(None)
+    assert torch.equal(mixed[:, 0], windowed[:, 0])
+    assert torch.equal(mixed[:, 1], every[:, 1])
+    assert not torch.equal(mixed[:, 1], windowed[:, 1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("count", [4, 5], ids=["as many frames as slots", "one more"])
+def test_only_a_bank_of_more_frames_than_slots_is_asked(count: int) -> None:
+    model = model_of()
+    seen = episode((1,) * count)
+    state = streamed(model, seen)
+    query = Query(seen.targets.cameras, time_s=seen.targets.time_s)
+    asked = model.freeze(state)
+    cameras = asked.gauge.cameras_to_model(query.cameras)
+    time_s = asked.clock.since_origin(query.time_s, 2)
+    layers = with_nearest(asked.layers, WINDOW, cameras, time_s, asked.bank)
+    if count == 4:
+        assert layers is asked.layers
+        return
+    expected = nearest_sources(cameras, time_s, asked.bank, 4)[0]
+    for index, kept in ((0, asked.bank.cells[:2]), (3, asked.bank.cells[2:])):
+        near = layers[index].nearest
+        assert torch.equal(near.places, expected)
+        assert all(a is b for a, b in zip(near.frames, kept, strict=True))
+    assert layers[1] is asked.layers[1]
+    # what is remembered of the nearest frames matters, and what is remembered of the others doesn't
+    places = expected[0, 0].tolist()
+    (left,) = set(range(5)) - set(places)
+    one = Query(query.cameras[:1, :1], time_s=query.time_s[:1, :1])
+    single = map_tensors(lambda t: t[:1], state)
+    before = answers(model, single, one)
+    for place, matters in ((left, False), (places[0], True)):
+        cells = tuple(part.clone() for part in single.bank.cells)
+        for part in cells:
+            part[:, place] += 1
+        changed = replace(single, bank=replace(single.bank, cells=cells))
+        assert torch.equal(answers(model, changed, one), before) != matters
+
+
+@pytest.mark.parametrize("schedule", [CHUNK_CAUSAL, SHIFTED], ids=lambda s: s.name)
+@pytest.mark.parametrize("chunks", [(2, 2, 3), (7,), (1,) * 5], ids=str)
+def test_chunk_by_chunk_equals_layer_by_layer(monkeypatch, schedule: Schedule, chunks) -> None:
+    model = model_of().double()
+    for index in (0, 3):
+        torch.nn.init.normal_(model.layers[index].out.weight, std=0.3)
+    seen = episode(chunks, dtype=torch.float64)
+    mask = torch.tensor([[True, False], [False, True]])
+    state, outs = model(replace(seen, bank_mask=mask), schedule)
+    left = replace(state, fingerprint=model.fingerprint)  # a whole episode's can be asked as well
+    stream = streamed(model, seen, schedule)
+    query = Query(seen.targets.cameras, time_s=seen.targets.time_s)
+    for known in (True, False):
+        answer = answers(model, stream, query, bank=known)
+        told = outs.targets.rgb.clamp(0, 1)[mask == known]
+        torch.testing.assert_close(told, answer[mask == known], **ROUNDED)
+        torch.testing.assert_close(answers(model, left, query, bank=known), answer, **PICTURES)
+    with monkeypatch.context() as without:
+        without.setattr(scene_model_module, "with_nearest", lambda layers, *_: layers)
+        windowed = answers(model, stream, query)
+    near = answers(model, stream, query)
+    assert float((near - windowed).abs().max()) > 10 * ROUNDED["atol"]
+    outs.targets.rgb.square().sum().backward()
+    gradient = model.layers[0].kv.weight.grad
+    assert gradient.isfinite().all()
+    assert gradient.any()
+
+
+@torch.no_grad()
+def test_a_query_of_a_set_depends_on_no_order() -> None:
+    model = model_of().double()
+    seen = episode((7,), dtype=torch.float64)
+    order = torch.randperm(7, generator=torch.Generator().manual_seed(3))
+    shuffled = replace(
+        seen.inputs,
+        images=seen.inputs.images[:, order],
+        cameras=seen.inputs.cameras[:, order],
+        time_s=seen.inputs.time_s[:, order],
+    )
+    (_, one), (_, other) = (model(replace(seen, inputs=v), SET) for v in (seen.inputs, shuffled))
+    torch.testing.assert_close(other.targets.rgb, one.targets.rgb, **EXACT)
+
+
+@torch.no_grad()
+def test_cells_stay_with_their_frame_while_the_bank_turns_over() -> None:
+    model = model_of(capacity=5)
+    seen = episode((2,) * 6, batch=1)
+    state, wrote_ = model.init_state(1), []
+    for start in range(0, 12, 2):
+        part = seen.inputs[start : start + 2]
+        first = {"gauge": seen.gauge} if start == 0 else {}
+        before = state
+        state = model.observe(part.images, part.cameras, part.time_s, state, **first)
+        fresh = cells_written(model, before, part, seen, start)
+        wrote_ += [tuple(part[:, n] for part in fresh) for n in range(2)]
+        shapes = {tuple(part.shape) for part in state.bank.cells}
+        assert shapes == {(1, min(start + 2, 5), 4, 64)}
+    assert state.layers[0].arrived is None
+    kept = [round(float(t) / 0.3) for t in state.bank.time_s[0]]
+    assert kept != list(range(7, 12)), "the bank kept other frames than the last"
+    for place, frame in enumerate(kept):
+        for part, expected in zip(state.bank.cells, wrote_[frame], strict=True):
+            assert part.dtype == torch.bfloat16
+            assert torch.equal(part[:, place], expected.bfloat16())
+
+
+def cells_written(model, before, part, seen, start) -> list[Tensor]:
+    """Cells that a chunk's frames write, as its layers leave them."""
+    gauge = seen.gauge if start == 0 else before.gauge
+    clock = before.clock.started(part.time_s)
+    chunk = part.images, gauge.cameras_to_model(part.cameras), clock.since_origin(part.time_s, 2)
+    steps = model.config.step.steps(before.clock.chunks)[:, None]
+    layers = model.write(*chunk, before.layers, steps, CHUNK_CAUSAL)
+    return [t for layer in (layers[0], layers[3]) for t in layer.arrived]
+
+
+@torch.no_grad()
+def test_frames_that_are_replayed_are_kept_once() -> None:
+    model = model_of()
+    seen = episode((3, 2), batch=1)
+    state = streamed(model, replace(seen, inputs=seen.inputs[:3], chunk_views=(3,)))
+    part = seen.inputs[3:5]
+    given = part.images, part.cameras, part.time_s, state
+    after = model.observe(*given, replayed_BR=torch.tensor([[0, 2]]))
+    assert after.bank.size == 5
+    for part, before in zip(after.bank.cells, state.bank.cells, strict=True):
+        assert torch.equal(part[:, :3], before)
+        assert part.shape[1] == 5
+
+
+@torch.no_grad()
+def test_a_chunk_that_is_discarded_leaves_no_cells() -> None:
+    model = model_of()
+    seen = episode((3, 2))
+    state = streamed(model, replace(seen, inputs=seen.inputs[:3], chunk_views=(3,)))
+    part = seen.inputs[3:5]
+    gate = torch.zeros(2)
+    after = model.observe(part.images, part.cameras, part.time_s, state, gate_B=gate)
+    assert after.bank is state.bank
+
+
+@torch.no_grad()
+def test_a_state_is_stored_with_its_cells_and_refused_without() -> None:
+    model = model_of()
+    state = streamed(model, episode((3, 3), batch=1))
+    tensors, facts = state_to_tensors(state)
+    template = model.init_state(1)
+    back = state_from_tensors(tensors, facts, template)
+    left, right = dict(named_tensors(back)), dict(named_tensors(state))
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name].nan_to_num(), right[name].nan_to_num()) for name in left)
+    name = "bank.cells.3"
+    with pytest.raises(StateError, match=r"lacks the tensor .bank\.cells\.3."):
+        state_from_tensors({k: t for k, t in tensors.items() if k != name}, facts, template)
+    with pytest.raises(StateError, match="don't match"):
+        state_from_tensors(tensors | {name: tensors[name][:, 1:]}, facts, template)
+
+
+@torch.no_grad()
+def test_queries_of_a_full_bank_are_one_graph() -> None:
+    model = model_of(capacity=5)
+    seen = episode((1,) * 9, batch=1)
+    recorder = StandIn()
+    answer = CapturedQuery(model, recorder)
+    state = streamed(model, replace(seen, inputs=seen.inputs[:5], chunk_views=(1,) * 5))
+    for start in range(5, 9):
+        part = seen.inputs[start : start + 1]
+        state = model.observe(part.images, part.cameras, part.time_s, state)
+        query = Query(orbit(1, 1), time_s=torch.full((1, 1), 5.0 + start).double())
+        shown = answer(query, model.freeze(state))
+        assert torch.equal(shown.rgb, model.query(query, model.freeze(state)).rgb)
+    assert (recorder.eager, recorder.recorded) == (EAGER_USES, 1)
+
+
+def test_slots_are_the_last_frames_and_the_first() -> None:
+    assert WindowConfig(frames=6, sinks=2).slots == 8
