@@ -20,7 +20,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import wait
@@ -46,6 +46,7 @@ from everview.pipeline.training.train_run import (
     publish_trunk,
     training_facts,
 )
+from everview.workflows.campaign.compile_ahead import compiling_ahead
 from everview.workflows.recipes import find_recipe
 
 PART_BYTES = 15 * 2**20
@@ -74,6 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shards", nargs="*", default=(), help="prepared sets of scenes")
     parser.add_argument("--start-from", default=None, help="weights to start from")
     parser.add_argument("--at-once", type=int, default=1, help="ablations that share the card")
+    parser.add_argument(
+        "--compile-ahead", action="store_true", help="main: shapes side by side, for a large card"
+    )
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--no-capture", action="store_true")
     given = parser.parse_args(arguments)
@@ -104,7 +108,10 @@ def main(arguments: list[str] | None = None) -> int:
         ablations(configs, given.run, given.out, given.at_once)
     else:
         until = None if given.until is None else given.until - given.margin_s
-        train_main(configured(given.recipe), given.run, given.out, given.attempt_s, until)
+        config = configured(given.recipe)
+        ahead = compiling_ahead(config, given.run) if given.compile_ahead else nullcontext()
+        with ahead:
+            train_main(config, given.run, given.out, given.attempt_s, until)
     return 0
 
 

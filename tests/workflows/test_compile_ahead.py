@@ -1,0 +1,81 @@
+"""What is compiled ahead of a run, beside it, and that the run is as it would have been."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from multiprocessing import active_children
+
+import pytest
+
+from everview.pipeline.training.config import EpisodeShape, TrainConfig
+from everview.pipeline.training.feeding import possible_draws
+from everview.workflows.campaign import gpu_session
+from everview.workflows.campaign.compile_ahead import AHEAD, compiling_ahead, one_shape_each
+from everview.workflows.recipes import RECIPES
+from everview.workflows.recipes.published import tiny
+
+
+def two_sizes() -> TrainConfig:
+    """Seconds on a CPU; two shapes, the first with two numbers of chunks."""
+    early = EpisodeShape(2, 4, 2, (1, 2), end=0.5, size=16)
+    late = EpisodeShape(1, 4, 2, (1,), start=0.5)
+    return replace(
+        tiny(),
+        evaluation=replace(tiny().evaluation, scenes=1, chunks=(1,)),
+        data=replace(tiny().data, shapes=(early, late), pool_scenes=4, stored_scenes=4),
+        device="cpu",
+        report_every=1,
+    )
+
+
+@pytest.mark.parametrize("recipe", ["second_light", "beside_lact", "first_light"])
+def test_the_parts_are_what_a_run_compiles_in_its_order(recipe: str) -> None:
+    config = RECIPES[recipe]()
+    draws = possible_draws(config.data)
+    parts = one_shape_each(config)
+    assert len(parts) == len(draws)
+    for part, draw in zip(parts, draws, strict=True):
+        (one,) = possible_draws(part.data)
+        assert replace(one.shape, chunks=(), start=0.0, end=1.0) == replace(
+            draw.shape, chunks=(), start=0.0, end=1.0
+        )
+        assert (one.chunk_views, one.schedule) == (draw.chunk_views, draw.schedule)
+
+
+def test_a_run_is_the_same_and_what_compiled_for_it_ends_with_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(gpu_session, "find_recipe", lambda _: two_sizes)
+    lines = {}
+    for name, more in (("alone", []), ("ahead", ["--compile-ahead"])):
+        out, run = tmp_path / name, tmp_path / f"{name}-run"
+        given = ["--plan", "main", "--steps", "4", "--out", str(out), "--run", str(run), *more]
+        assert gpu_session.main(given) == 0
+        assert not active_children()
+        curve = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        lines[name] = [(line["step"], line["loss"]) for line in curve if "loss" in line]
+    assert lines["ahead"] == lines["alone"]
+    assert sorted(path.name for path in (tmp_path / "ahead-run" / AHEAD).iterdir()) == ["1", "2"]
+
+
+def test_what_fails_to_compile_ahead_takes_nothing_along(tmp_path) -> None:
+    lost = replace(two_sizes(), start_from=str(tmp_path / "nowhere"))
+    with compiling_ahead(lost, tmp_path):
+        for process in active_children():
+            process.join(60)
+            assert process.exitcode == 1
+    assert not active_children()
+    assert (tmp_path / AHEAD / "2" / "log").exists()
+
+
+def test_an_interrupted_run_ends_them(tmp_path) -> None:
+    seen = []
+
+    def interrupted() -> None:
+        with compiling_ahead(two_sizes(), tmp_path):
+            seen.extend(active_children())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(seen) == 2
+    assert not active_children()
