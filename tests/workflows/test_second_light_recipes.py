@@ -18,7 +18,7 @@ from everview.pipeline.training.scene_pool import ScenePool
 from everview.workflows.recipes.ablations import few_targets, window_for_memory
 from everview.workflows.recipes.lact import beside_lact
 from everview.workflows.recipes.published import base, tiny
-from everview.workflows.recipes.second_light import second_light, wide_pixels
+from everview.workflows.recipes.second_light import second_light, third_light, wide_pixels
 
 
 def test_it_starts_from_nothing_with_the_time_and_worlds_of_beside_lact() -> None:
@@ -94,3 +94,13 @@ def test_it_goes_from_the_small_size_to_the_large_one_with_its_windows(tmp_path)
     # two scenes of six views of four patches; one of six of sixteen
     assert made == [2 * 6 * 4] * 3 + [6 * 16] * 3
     assert all(math.isfinite(line["picture"]) for line in steps)
+
+
+def test_third_light_has_the_blocks_of_one_and_the_pixels_of_the_other() -> None:
+    ours, deep, wide = third_light(), second_light(), wide_pixels()
+    assert ours.model == replace(wide.model, stack=deep.model.stack)
+    assert {ours.data.memory_share.value(progress) for progress in (0.0, 0.5, 1.0)} == {
+        deep.data.memory_share.value(1.0)
+    }
+    same = replace(ours, name=wide.name, model=wide.model, data=wide.data)
+    assert same == wide

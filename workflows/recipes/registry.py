@@ -19,7 +19,7 @@ from everview.workflows.recipes.published import (
     small,
     tiny,
 )
-from everview.workflows.recipes.second_light import second_light, wide_pixels
+from everview.workflows.recipes.second_light import second_light, third_light, wide_pixels
 
 RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
     recipe.__name__: recipe
@@ -35,6 +35,7 @@ RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
         beside_lact,
         second_light,
         wide_pixels,
+        third_light,
         *CONTINUED,
         *ABLATIONS,
         *MEMORY,

@@ -53,3 +53,16 @@ def wide_pixels() -> TrainConfig:
         name="wide_pixels",
         model=with_bank(model, fine_channels=96, refine_channels=64),
     )
+
+
+def third_light() -> TrainConfig:
+    """`second_light`'s ten blocks with `wide_pixels`' networks: blocks gained on scans, wide
+    networks everywhere else (the campaign log, entry 26). The memory is asked as often at first as
+    at last, which is all that `memory_share_constant` changes."""
+    before = wide_pixels()
+    return replace(
+        before,
+        name="third_light",
+        model=replace(before.model, stack=second_light().model.stack),
+        data=replace(before.data, memory_share=constant(0.25)),
+    )
