@@ -27,6 +27,7 @@ from everview.pipeline.training.feeding import possible_draws
 from everview.pipeline.training.learning_rate import Budget
 from everview.pipeline.training.reporting import CURVE, Curve, Reporter, Silent, reporter
 from everview.pipeline.training.train_run import (
+    MEASURING_PATIENCE,
     TrainRun,
     commit_run,
     evaluate,
@@ -80,7 +81,9 @@ def train(
         if config.compile and run.device.type == "cuda":
             compile_run(run, report)
         if until is not None:
-            run.config = replace(config, budget=budget_until(until, run.elapsed_s))
+            left = budget_until(until, run.elapsed_s).seconds
+            left = exchange.gather("budget", left, MEASURING_PATIENCE)[0]  # the first one's clock
+            run.config = replace(config, budget=Budget(seconds=left))
             report.say(f"learning ends at {run.config.budget.seconds:.0f} s of the run")
         loop = _Loop(run, report, attempt_s, interrupted, stop_signal, after_commit)
         try:

@@ -11,7 +11,7 @@ import pytest
 from everview.pipeline.training.config import EpisodeShape, TrainConfig
 from everview.pipeline.training.feeding import possible_draws
 from everview.workflows.campaign import gpu_session
-from everview.workflows.campaign.compile_ahead import AHEAD, compiling_ahead, one_shape_each
+from everview.workflows.campaign.compile_ahead import AHEAD, ahead_of, one_shape_each
 from everview.workflows.recipes import RECIPES
 from everview.workflows.recipes.published import tiny
 
@@ -19,7 +19,7 @@ from everview.workflows.recipes.published import tiny
 def two_sizes() -> TrainConfig:
     """Seconds on a CPU; two shapes, the first with two numbers of chunks."""
     early = EpisodeShape(2, 4, 2, (1, 2), end=0.5, size=16)
-    late = EpisodeShape(1, 4, 2, (1,), start=0.5)
+    late = EpisodeShape(2, 4, 2, (1,), start=0.5)
     return replace(
         tiny(),
         evaluation=replace(tiny().evaluation, scenes=1, chunks=(1,)),
@@ -59,7 +59,7 @@ def test_a_run_is_the_same_and_what_compiled_for_it_ends_with_it(tmp_path, monke
 
 def test_what_fails_to_compile_ahead_takes_nothing_along(tmp_path) -> None:
     lost = replace(two_sizes(), start_from=str(tmp_path / "nowhere"))
-    with compiling_ahead(lost, tmp_path):
+    with ahead_of(lost, tmp_path):
         for process in active_children():
             process.join(60)
             assert process.exitcode == 1
@@ -71,7 +71,7 @@ def test_an_interrupted_run_ends_them(tmp_path) -> None:
     seen = []
 
     def interrupted() -> None:
-        with compiling_ahead(two_sizes(), tmp_path):
+        with ahead_of(two_sizes(), tmp_path):
             seen.extend(active_children())
             raise KeyboardInterrupt
 

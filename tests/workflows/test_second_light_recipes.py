@@ -14,11 +14,18 @@ from everview.models.scene_model import SceneModel
 from everview.pipeline.training.config import DataConfig
 from everview.pipeline.training.learning_rate import Budget, constant
 from everview.pipeline.training.loop import train
+from everview.pipeline.training.ranks import Ranks
 from everview.pipeline.training.scene_pool import ScenePool
+from everview.workflows.campaign.compile_ahead import one_shape_each
 from everview.workflows.recipes.ablations import few_targets, window_for_memory
 from everview.workflows.recipes.lact import beside_lact
 from everview.workflows.recipes.published import base, tiny
-from everview.workflows.recipes.second_light import second_light, third_light, wide_pixels
+from everview.workflows.recipes.second_light import (
+    second_light,
+    third_light,
+    two_cards,
+    wide_pixels,
+)
 
 
 def test_it_starts_from_nothing_with_the_time_and_worlds_of_beside_lact() -> None:
@@ -104,3 +111,19 @@ def test_third_light_has_the_blocks_of_one_and_the_pixels_of_the_other() -> None
     }
     same = replace(ours, name=wide.name, model=wide.model, data=wide.data)
     assert same == wide
+
+
+def test_a_rank_of_two_cards_does_what_third_light_does_alone() -> None:
+    whole, alone = two_cards(), third_light()
+    Ranks(0, 2).check(whole.data.parts)
+    share = Ranks(0, 2).share
+    assert share.size(whole.data.pool_scenes) == alone.data.pool_scenes
+    assert [share.size(shape.scenes) for shape in whole.data.shapes] == [
+        shape.scenes for shape in alone.data.shapes
+    ]
+    data = replace(whole.data, shapes=alone.data.shapes, pool_scenes=alone.data.pool_scenes)
+    assert replace(whole, name=alone.name, data=data) == alone
+    assert one_shape_each(whole, 2) == [
+        replace(part, name=whole.name, data=replace(part.data, pool_scenes=2 * 1024))
+        for part in one_shape_each(alone)
+    ]

@@ -22,22 +22,19 @@ AHEAD = "ahead"
 """the folder of a run in which these processes work and say what they do"""
 
 
-def one_shape_each(config: TrainConfig) -> list[TrainConfig]:
-    """A configuration for every shape and number of chunks of `config`, all of its time."""
-    return [
-        replace(
-            config,
-            data=replace(
-                config.data, shapes=(replace(shape, chunks=(chunks,), start=0.0, end=1.0),)
-            ),
-        )
+def one_shape_each(config: TrainConfig, ranks: int = 1) -> list[TrainConfig]:
+    """A configuration for every shape and number of chunks of `config`, all of its time, as each of
+    the ranks sees them: with its share of the scenes."""
+    shapes = [
+        replace(shape, scenes=shape.scenes // ranks, chunks=(chunks,), start=0.0, end=1.0)
         for shape in config.data.shapes
         for chunks in shape.chunks
     ]
+    return [replace(config, data=replace(config.data, shapes=(shape,))) for shape in shapes]
 
 
 @contextmanager
-def compiling_ahead(config: TrainConfig, run_path: Path) -> Iterator[None]:
+def ahead_of(config: TrainConfig, run_path: Path, ranks: int = 1) -> Iterator[None]:
     """While the block runs, every shape of `config` but the first is compiled in a process.
 
     The run itself compiles as ever, the first shape first, and finds what the others have done. So
@@ -45,7 +42,7 @@ def compiling_ahead(config: TrainConfig, run_path: Path) -> Iterator[None]:
     Each needs as much of the card's memory as a step. They end with the block.
     """
     processes = []
-    for number, one in enumerate(one_shape_each(config)[1:], 1):
+    for number, one in enumerate(one_shape_each(config, ranks)[1:], 1):
         folder = run_path / AHEAD / str(number)
         folder.mkdir(parents=True, exist_ok=True)
         processes.append(get_context("spawn").Process(target=compile_one, args=(one, folder)))

@@ -5,6 +5,7 @@
     python -m everview.workflows.campaign.gpu_session --plan ablations --at-once 3 --recipes ...
     python -m everview.workflows.campaign.gpu_session --plan main --seconds 1100 --attempt-s 560 ...
     python -m everview.workflows.campaign.gpu_session --plan main --until $(date -d 14:30 +%s) ...
+    python -m everview.workflows.campaign.gpu_session --plan main --ranks 2 --compile-ahead ...
 
 It needs torch, numpy, pillow and safetensors, no network, and writes to OUT as it goes, so that a
 command killed at its limit loses at most one commit's interval. OUT stays small: few files of at
@@ -22,7 +23,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -34,23 +35,28 @@ from everview.pipeline.runs.atomic import write_json
 from everview.pipeline.runs.metrics import read_json_object
 from everview.pipeline.runs.plain import as_plain
 from everview.pipeline.training.config import TrainConfig
+from everview.pipeline.training.exchange import Exchange, open_exchange
 from everview.pipeline.training.learning_rate import Budget
+from everview.pipeline.training.local_ranks import run_ranks
 from everview.pipeline.training.loop import compile_run, train
 from everview.pipeline.training.measure_step import time_scenes, time_steps
 from everview.pipeline.training.reporting import CURVE, Reporter
 from everview.pipeline.training.samples import write_samples
 from everview.pipeline.training.train_run import (
     TrainRun,
+    choose_device,
     open_run,
     publish,
     publish_trunk,
     training_facts,
 )
-from everview.workflows.campaign.compile_ahead import compiling_ahead
+from everview.workflows.campaign.compile_ahead import ahead_of
 from everview.workflows.recipes import find_recipe
 
 PART_BYTES = 15 * 2**20
 ROW = "row.json"
+LONGEST_S = 86400.0
+"""of a run on several cards"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,14 +81,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shards", nargs="*", default=(), help="prepared sets of scenes")
     parser.add_argument("--start-from", default=None, help="weights to start from")
     parser.add_argument("--at-once", type=int, default=1, help="ablations that share the card")
+    parser.add_argument("--ranks", type=int, default=1, help="main: cards that share each step")
     parser.add_argument(
         "--compile-ahead", action="store_true", help="main: shapes side by side, for a large card"
     )
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--no-capture", action="store_true")
     given = parser.parse_args(arguments)
-    if given.at_once < 1:
-        parser.error(f"--at-once {given.at_once}: at least 1")
+    for name in ("at_once", "ranks"):
+        if getattr(given, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(given, name)}: at least 1")
     given.out.mkdir(parents=True, exist_ok=True)
     describe_machine()
 
@@ -109,9 +117,8 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         until = None if given.until is None else given.until - given.margin_s
         config = configured(given.recipe)
-        ahead = compiling_ahead(config, given.run) if given.compile_ahead else nullcontext()
-        with ahead:
-            train_main(config, given.run, given.out, given.attempt_s, until)
+        with ahead_of(config, given.run, given.ranks) if given.compile_ahead else nullcontext():
+            train_on(given.ranks, config, given.run, given.out, given.attempt_s, until)
     return 0
 
 
@@ -241,18 +248,67 @@ def train_main(
     out: Path,
     attempt_s: float | None,
     until: float | None = None,
+    exchange: Exchange | None = None,
 ) -> None:
-    """Train, and keep OUT up to date after every commit; learning ends at the time `until`."""
-    trunk = out / "trunk"
+    """Train, and keep OUT up to date after every commit; learning ends at the time `until`.
+    exchange: with the other ranks, each of which makes this call; the first one exports."""
+    exchange = exchange or Exchange()
+    leads, trunk = exchange.ranks.leads, out / "trunk"
 
     def after_commit(run: TrainRun) -> None:
-        export(run, out)
-        if not config.rate.is_cooling(run.progress):
+        if leads:
+            export(run, out)
+        if leads and not config.rate.is_cooling(run.progress):
             bundle(publish_trunk(run, run_path / "trunk"), trunk)
 
-    train(config, run_path, attempt_s, after_commit, until)
-    if (run_path / "trunk").exists():  # a later command finds the trunk of an earlier one
+    train(config, run_path, attempt_s, after_commit, until, exchange)
+    if leads and (run_path / "trunk").exists():  # one of an earlier command, perhaps
         bundle(run_path / "trunk", trunk)
+
+
+def train_on(
+    ranks: int,
+    config: TrainConfig,
+    run_path: Path,
+    out: Path,
+    attempt_s: float | None,
+    until: float | None,
+) -> None:
+    """`train_main` on a card, or on as many as there are ranks: they divide a step's scenes.
+
+    Ctrl-C reaches every rank by itself, SIGTERM is passed on: they end after a step, with a commit.
+    """
+    if ranks == 1:
+        train_main(config, run_path, out, attempt_s, until)
+        return
+
+    def pass_on(number: int, _: object) -> None:
+        for child in active_children() if number == signal.SIGTERM else ():
+            child.terminate()
+
+    before = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM)}
+    patience = {"deadline_s": LONGEST_S, "collective_s": 600.0}  # they compile before they meet
+    device = choose_device(config.device).type
+    try:
+        given = (config, run_path, out, attempt_s, until)
+        run_ranks(rank_main, ranks, *given, **patience, device=device)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def rank_main(
+    rank: int,
+    size: int,
+    config: TrainConfig,
+    run_path: Path,
+    out: Path,
+    attempt_s: float | None,
+    until: float | None,
+) -> None:
+    """`train_main` as one of the ranks."""
+    exchange = open_exchange(config.parallel.context, config.parallel.timeout_s)
+    train_main(config, run_path, out, attempt_s, until, exchange)
 
 
 def export(run: TrainRun, out: Path) -> None:

@@ -19,7 +19,12 @@ from everview.workflows.recipes.published import (
     small,
     tiny,
 )
-from everview.workflows.recipes.second_light import second_light, third_light, wide_pixels
+from everview.workflows.recipes.second_light import (
+    second_light,
+    third_light,
+    two_cards,
+    wide_pixels,
+)
 
 RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
     recipe.__name__: recipe
@@ -36,6 +41,7 @@ RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
         second_light,
         wide_pixels,
         third_light,
+        two_cards,
         *CONTINUED,
         *ABLATIONS,
         *MEMORY,

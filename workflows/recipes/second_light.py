@@ -66,3 +66,13 @@ def third_light() -> TrainConfig:
         model=replace(before.model, stack=second_light().model.stack),
         data=replace(before.data, memory_share=constant(0.25)),
     )
+
+
+def two_cards() -> TrainConfig:
+    """`third_light` with twice the scenes a step and in the pool: for two ranks, each of which then
+    does what one does alone."""
+    before = third_light()
+    data = before.data
+    shapes = tuple(replace(shape, scenes=2 * shape.scenes) for shape in data.shapes)
+    data = replace(data, shapes=shapes, pool_scenes=2 * data.pool_scenes)
+    return replace(before, name="two_cards", data=data)
