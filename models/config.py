@@ -87,6 +87,7 @@ class WindowConfig:
 
     The defaults fit episodes of 8 inputs, in which every age and both sinks then occur, and make a
     layer's state as large as two layers of fast weights at the default width: 8 frames, 64 cells.
+    A bank keeps half as many bytes of each of its frames beside it.
     """
 
     frames: int = 6

@@ -19,8 +19,9 @@ from everview.models.warped_blocks import WarpedBlocks
 
 
 class Evidence(NamedTuple):
-    """What makes it: the sweep; with `BankConfig.warped` what the nearest frames show; and the
-    depths that are meant where nothing is said. looks: layers of attention across views."""
+    """What makes evidence: the sweep; with `BankConfig.warped` what the nearest frames show; and
+    the depths that are meant where nothing is said, [J]. looks: layers of attention across views.
+    """
 
     config: BankConfig
     sweep: PlaneSweep
@@ -37,7 +38,8 @@ class Evidence(NamedTuple):
         features: Made,
         mask_BV: Tensor | None,
     ) -> tuple[Tensor, Sources | None]:
-        """Tokens of queries plus evidence, and all sources compared for it. mask: views that may
+        """Tokens [B, V, T, C] of queries plus evidence, and all sources compared for it. cameras
+        and times [B, V]; features: of the frames, as `SceneModel` makes them. mask: views that may
         know the bank; the others, and all without frames, are told that nothing is said."""
         absent = self.sweep.absent.to(tokens_BVTC.dtype)
         if frames is None or not features:

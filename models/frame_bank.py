@@ -53,7 +53,8 @@ class FrameBank:
         capacity: int,
         cells: tuple[Tensor, ...] = (),
     ) -> FrameBank:
-        """The bank after V more frames (float images are stored as uint8), at most `capacity`."""
+        """The bank after V more frames (float images are stored as uint8), at most `capacity`.
+        cells: theirs, as many tensors as the bank has; ValueError for another number."""
         images, cameras = fitted(images, cameras, *self.images.shape[-2:])
         stored = (images.clamp(0, 1) * 255).round().to(torch.uint8)
         grown = FrameBank(

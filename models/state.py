@@ -168,7 +168,7 @@ def state_from_tensors(
 
     def take(name: str) -> Tensor:
         if name not in left:
-            raise StateError(f"the state lacks the tensor {name!r}")
+            raise StateError(f"the state lacks the tensor {name!r}: replay the capture")
         return left.pop(name).to(template.clock.chunks.device)
 
     gauge = bank = None
@@ -181,20 +181,22 @@ def state_from_tensors(
         cameras = Cameras(
             width, height, take("bank.cameras.intrinsics"), take("bank.cameras.c2w_cv")
         )
-        windows = sum(isinstance(layer, WindowState) for layer in template.layers)
-        cells = tuple(take(f"bank.cells.{number}") for number in range(2 * windows))
+        windows = [layer for layer in template.layers if isinstance(layer, WindowState)]
+        tails = [tail for window in windows for tail in (window.keys, window.values)]
+        cells = tuple(take(f"bank.cells.{number}") for number in range(len(tails)))
         bank = FrameBank(take("bank.images"), cameras, take("bank.time_s"), cells)
         frames = bank.time_s.shape
+        shapes = [(part.shape, part.dtype) for part in cells]
         if (
             bank.images.shape != (*frames, 3, height, width)
             or cameras.shape != frames
-            or any(part.shape[:2] != frames for part in cells)
+            or shapes != [((*frames, *tail.shape[2:]), torch.bfloat16) for tail in tails]
         ):
-            raise StateError("the frames, cameras and times of the state's bank don't match")
+            raise StateError("the frames, cameras, times and cells of the state's bank don't match")
     rest = replace(template, gauge=None, bank=None)
-    shapes = {name.lstrip("."): t for name, t in named_tensors(rest)}
-    order = iter([(name, take(name)) for name in shapes])
-    for name, expected in shapes.items():
+    known = {name.lstrip("."): t for name, t in named_tensors(rest)}
+    order = iter([(name, take(name)) for name in known])
+    for name, expected in known.items():
         if tensors[name].shape != expected.shape or tensors[name].dtype != expected.dtype:
             raise StateError(
                 f"tensor {name!r} of the state has another shape or type than the model's"

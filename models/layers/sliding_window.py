@@ -17,9 +17,9 @@ first frame; under `shifted` the window before the chunk; under `chunked_set` th
 last. Under `set` the window is the whole set, at age 0, because no frame of a set is the last.
 Queries read what was left, and write nothing. The last frames say little of a view that others
 saw: where a bank keeps more frames than the window has slots, a query reads its nearest ones there,
-as many as there are slots, at age 0. Training needs to know nothing of it: its episodes have no
-more frames than slots. (Six blocks of `WTFWSF`, trained on 8 inputs: fox with 43 went from 26.6 to
-28.4 dB, the 52 of hololens60 from 21.3 to 21.7.)
+as many as there are slots, at age 0. Recipes train on as many frames as there are slots, where that
+changes nothing. (Six blocks of `WTFWSF`, trained on 8 inputs: fox with 43 went from 26.6 to 28.4
+dB, the 52 of hololens60 from 21.3 to 21.7.)
 
 Shapes: B scenes, V views, T tokens of a view, C channels, H heads, D head width, P cells of a
 frame, S sinks, M = S + frames slots, K frames, N nearest ones.
@@ -88,6 +88,7 @@ class SlidingWindow(nn.Module):
         self.head_dim = config.attention_head_dim
         self.heads = config.dim // self.head_dim
         self.frames, self.sinks = config.window.frames, config.window.sinks
+        self.slots = config.window.slots
         self.cells = config.window.cells**2
         self.norm = nn.LayerNorm(config.dim, bias=False)
         self.query = nn.Linear(config.dim, config.dim, bias=False)
@@ -102,10 +103,10 @@ class SlidingWindow(nn.Module):
 
     def init_state(self, batch: int) -> WindowState:
         """A window without frames."""
-        weight, slots = self.kv.weight, self.sinks + self.frames
+        weight = self.kv.weight
         kind = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        empty = weight.new_zeros(batch, slots, self.cells, weight.shape[1], dtype=kind)
-        ages = torch.full((batch, slots), _EMPTY, device=weight.device)
+        empty = weight.new_zeros(batch, self.slots, self.cells, weight.shape[1], dtype=kind)
+        ages = torch.full((batch, self.slots), _EMPTY, device=weight.device)
         return WindowState(empty, empty.clone(), ages, ages.new_zeros(batch))
 
     def project(self, normed_BVTC: Tensor, grid: TokenGrid) -> FrameCells:
@@ -149,7 +150,8 @@ class SlidingWindow(nn.Module):
         return found.transpose(1, 2).unflatten(1, (views, tokens))
 
     def read_nearest(self, queries_BVTHD: Tensor, frames: FrameCells, places: Tensor) -> Tensor:
-        """What the queries of each view find in its frames, as in a window where all have age 0."""
+        """What the queries of each view find in its frames, at `places` [B, V, N] of K, as in a
+        window where all have age 0: [B, V, T, H, D]. frames: [B, K, P, C]."""
         rows = torch.arange(len(places), device=places.device)[:, None, None]
         keys, values = (part[rows, places].flatten(0, 1) for part in frames)
         heads = (self.heads, -1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from everview.models.captured import EAGER_USES, CapturedQuery, CapturedWrite, answering
-from everview.models.config import tiny
+from everview.models.config import WindowConfig, tiny
 from everview.models.queries import Query
 from everview.models.scene_model import SceneModel
 from everview.models.state import SceneState, named_tensors
@@ -77,8 +77,9 @@ def alike(found, expected) -> None:
         {"bank": FINE, "tokens_a_view": 4},
         {"bank": replace(FINE, warped=2)},
         {"stack": "WTFSTF"},
+        {"stack": "WTFSTF", "bank": tiny().bank, "window": WindowConfig(frames=1, sinks=0)},
     ],
-    ids=["memory alone", "with bank", "fine sweep", "reduced", "warped", "window"],
+    ids=["memory alone", "with bank", "fine sweep", "reduced", "warped", "window", "nearest"],
 )
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @torch.inference_mode()

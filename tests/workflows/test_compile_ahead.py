@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from dataclasses import replace
 from multiprocessing import active_children
 
@@ -57,25 +60,48 @@ def test_a_run_is_the_same_and_what_compiled_for_it_ends_with_it(tmp_path, monke
     assert sorted(path.name for path in (tmp_path / "ahead-run" / AHEAD).iterdir()) == ["1", "2"]
 
 
-def test_what_fails_to_compile_ahead_takes_nothing_along(tmp_path) -> None:
+def test_each_compiles_a_shape_of_its_own_and_ends(tmp_path) -> None:
+    config = two_sizes()
+    with ahead_of(config, tmp_path):
+        for process in active_children():
+            process.join(60)
+            assert process.exitcode == 0
+    told = [(tmp_path / AHEAD / number / "log").read_text() for number in "12"]
+    for text, part in zip(told, one_shape_each(config)[1:], strict=True):
+        assert str(part.data.shapes[0]) in text
+
+
+def test_what_fails_to_compile_ahead_says_why_and_takes_nothing_along(tmp_path) -> None:
     lost = replace(two_sizes(), start_from=str(tmp_path / "nowhere"))
     with ahead_of(lost, tmp_path):
         for process in active_children():
             process.join(60)
             assert process.exitcode == 1
     assert not active_children()
-    assert (tmp_path / AHEAD / "2" / "log").exists()
+    for number in "12":
+        assert "nowhere" in (tmp_path / AHEAD / number / "log").read_text()
 
 
-def test_an_interrupted_run_ends_them(tmp_path) -> None:
+def test_a_run_that_compiles_nothing_has_nothing_compiled_ahead(tmp_path) -> None:
+    with ahead_of(replace(two_sizes(), compile=False), tmp_path):
+        assert not active_children()
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_an_interrupted_run_ends_them(tmp_path, number, raised) -> None:
     seen = []
 
     def interrupted() -> None:
         with ahead_of(two_sizes(), tmp_path):
             seen.extend(active_children())
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), number)
+            time.sleep(60)
 
-    with pytest.raises(KeyboardInterrupt):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(raised):
         interrupted()
     assert len(seen) == 2
     assert not active_children()
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -7,6 +7,9 @@ idle. A graph that another process has compiled takes about a fifth of its time.
 
 from __future__ import annotations
 
+import signal
+import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
@@ -39,29 +42,41 @@ def ahead_of(config: TrainConfig, run_path: Path, ranks: int = 1) -> Iterator[No
 
     The run itself compiles as ever, the first shape first, and finds what the others have done. So
     nothing depends on them: one that fails, for want of the card's memory, say, costs only time.
-    Each needs as much of the card's memory as a step. They end with the block.
+    Each needs as much memory as the run itself, and the first card. They end with the block, also
+    where SIGTERM ends it.
     """
+    if not config.compile:
+        yield
+        return
     processes = []
     for number, one in enumerate(one_shape_each(config, ranks)[1:], 1):
         folder = run_path / AHEAD / str(number)
         folder.mkdir(parents=True, exist_ok=True)
         processes.append(get_context("spawn").Process(target=compile_one, args=(one, folder)))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         for process in processes:
             process.start()
         yield
     finally:
-        for process in processes:
-            if process.pid is not None:
-                process.terminate()
-                process.join()
+        begun = [process for process in processes if process.pid is not None]
+        for process in begun:
+            process.terminate()
+        for process in begun:
+            process.join()
+        signal.signal(signal.SIGTERM, before)
 
 
 def compile_one(config: TrainConfig, folder: Path) -> None:
     """Compile the only shape of `config`; what there is to say goes to FOLDER/log."""
     with (folder / "log").open("w", buffering=1) as log, redirect_stderr(log):
         report = Reporter(log)
-        run = open_run(config, folder, report)
-        run.feeder.pool.advance(0)
-        if run.device.type == "cuda":
-            compile_run(run, report)
+        report.say(str(*config.data.shapes))
+        try:
+            run = open_run(config, folder, report)
+            run.feeder.pool.advance(0)
+            if run.device.type == "cuda":
+                compile_run(run, report)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)

@@ -79,12 +79,14 @@ class WriteGate:
 
     def judge_state(self, state: SceneState) -> Verdict:
         """Verdict on the state after a chunk; a state that is not finite is never published."""
-        # its layers alone: NaN means "unknown" in clocks and times, and no weight is unknown
-        finite = [t.isfinite().all() for t in all_tensors(state.layers) if t.is_floating_point()]
+        # not clocks and times: NaN means "unknown" there, and nothing that was learned is unknown
+        cells = () if state.bank is None else state.bank.cells
+        learned = [t for t in all_tensors((state.layers, cells)) if t.is_floating_point()]
+        finite = [t.isfinite().all() for t in learned]
         # a device is waited for once, and again only to name what is wrong
         if not finite or bool(torch.stack(finite).all()):
             return ACCEPTED
-        named = named_tensors(state.layers, "layers")
+        named = (*named_tensors(state.layers, "layers"), *named_tensors(cells, "bank.cells"))
         wrong = next(n for n, t in named if t.is_floating_point() and not t.isfinite().all())
         return Verdict("rejected", f"{wrong} is not finite")
 
