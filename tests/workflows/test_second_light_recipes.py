@@ -105,7 +105,9 @@ def test_it_goes_from_the_small_size_to_the_large_one_with_its_windows(tmp_path)
 
 def test_third_light_has_the_blocks_of_one_and_the_pixels_of_the_other() -> None:
     ours, deep, wide = third_light(), second_light(), wide_pixels()
-    assert ours.model == replace(wide.model, stack=deep.model.stack)
+    bank = replace(wide.model.bank, compared=8)
+    assert ours.model == replace(wide.model, stack=deep.model.stack, bank=bank)
+    assert [shape.inputs for shape in ours.data.shapes] == [8, 8], "all of them are compared"
     assert {ours.data.memory_share.value(progress) for progress in (0.0, 0.5, 1.0)} == {
         deep.data.memory_share.value(1.0)
     }

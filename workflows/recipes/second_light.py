@@ -57,13 +57,13 @@ def wide_pixels() -> TrainConfig:
 
 def third_light() -> TrainConfig:
     """`second_light`'s ten blocks with `wide_pixels`' networks: ten were better on scans, six with
-    wide networks on most else (the campaign log, entry 26). The memory is asked as often at first
-    as at last, as `memory_share_constant` has it (with 0.3)."""
+    wide networks on most else (the campaign log, entry 26). All eight inputs are compared, and the
+    memory is asked as often at first as at last, as `memory_share_constant` has it (with 0.3)."""
     before = wide_pixels()
     return replace(
         before,
         name="third_light",
-        model=replace(before.model, stack=second_light().model.stack),
+        model=with_bank(replace(before.model, stack=second_light().model.stack), compared=8),
         data=replace(before.data, memory_share=constant(0.25)),
     )
 
