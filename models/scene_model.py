@@ -270,7 +270,7 @@ class SceneModel(nn.Module):
         images = None if images is None else self._seen.of(images, cameras)[0]
         with view.arithmetic():
             x = self.embed(seen, images, time_s)
-            x, sources = self._with_evidence(x, seen, time_s, frames, view.features, None)
+            x, sources = self._evidence.added(x, seen, time_s, frames, view.features, None)
             x, grid = in_arithmetic(x), self._grid(seen)
             looks = looking(view.cross_view, self._visit, seen, sources, view.features, None)
             layers = with_nearest(view.layers, self.config.window_used, seen, time_s, frames)
@@ -313,7 +313,7 @@ class SceneModel(nn.Module):
             frames = FrameBank(episode.inputs.images, every, time_s)
             features = self._features_of(frames)
         q = self.embed(queried, None, asked_s)
-        q, sources = self._with_evidence(q, queried, asked_s, frames, features, own.bank_mask)
+        q, sources = self._evidence.added(q, queried, asked_s, frames, features, own.bank_mask)
         counts = torch.arange(plan.num_updates, device=x.device).expand(batch, -1)
         rest = plan, self.config.step.steps(counts), self._grid(seen)
         looks = looking(self.cross_view, self._visit, queried, sources, features, own.bank_mask)
@@ -350,21 +350,9 @@ class SceneModel(nn.Module):
         fine = (self.fine.features(size, maps) for size in sizes)
         return maps, *(shown if products is None else in_products(shown, products)), *fine
 
-    def _with_evidence(
-        self,
-        tokens: Tensor,
-        cameras: Cameras,
-        time_s: Tensor,
-        frames: FrameBank | None,
-        features: Made,
-        mask_BV: Tensor | None,
-    ) -> tuple[Tensor, Sources | None]:
-        """Query tokens plus what the bank says about depth; and all sources compared for it."""
-        if self.sweep is None or self.config.bank is None:
-            return tokens, None
-        looks = self.config.cross_view
-        parts = self.config.bank, self.sweep, self.warped, self.head.log_depths, looks
-        return Evidence(*parts).added(tokens, cameras, time_s, frames, features, mask_BV)
+    @property
+    def _evidence(self) -> Evidence:
+        return Evidence(self.config, self.sweep, self.warped, self.head.log_depths)
 
     def _decode(
         self,

@@ -45,7 +45,7 @@ def test_two_ranks_train_what_one_trains_and_bring_it_back_once(tmp_path, monkey
 
 def test_ranks_end_at_the_same_time_with_their_cooldown_done(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(gpu_session, "find_recipe", lambda _: two_sizes)
-    out, ends = tmp_path / "out", time.time() + 16
+    out, ends = tmp_path / "out", time.time() + 24
     given = ["--plan", "main", "--ranks", "2", "--until", str(ends), "--margin-s", "4"]
     assert gpu_session.main([*given, "--out", str(out), "--run", str(tmp_path / "run")]) == 0
     assert json.loads((out / "report.json").read_text())["finished"]

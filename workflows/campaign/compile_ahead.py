@@ -7,19 +7,20 @@ idle. A graph that another process has compiled takes about a fifth of its time.
 
 from __future__ import annotations
 
-import signal
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from multiprocessing import get_context
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from everview.pipeline.training.config import TrainConfig
 from everview.pipeline.training.loop import compile_run
 from everview.pipeline.training.reporting import Reporter
 from everview.pipeline.training.train_run import open_run
+from everview.workflows.campaign.processes import none_left
 
 AHEAD = "ahead"
 """the folder of a run in which these processes work and say what they do"""
@@ -48,23 +49,15 @@ def ahead_of(config: TrainConfig, run_path: Path, ranks: int = 1) -> Iterator[No
     if not config.compile:
         yield
         return
-    processes = []
-    for number, one in enumerate(one_shape_each(config, ranks)[1:], 1):
-        folder = run_path / AHEAD / str(number)
-        folder.mkdir(parents=True, exist_ok=True)
-        processes.append(get_context("spawn").Process(target=compile_one, args=(one, folder)))
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        for process in processes:
+    running: list[SpawnProcess] = []
+    with none_left(running):
+        for number, one in enumerate(one_shape_each(config, ranks)[1:], 1):
+            folder = run_path / AHEAD / str(number)
+            folder.mkdir(parents=True, exist_ok=True)
+            process = get_context("spawn").Process(target=compile_one, args=(one, folder))
             process.start()
+            running.append(process)
         yield
-    finally:
-        begun = [process for process in processes if process.pid is not None]
-        for process in begun:
-            process.terminate()
-        for process in begun:
-            process.join()
-        signal.signal(signal.SIGTERM, before)
 
 
 def compile_one(config: TrainConfig, folder: Path) -> None:

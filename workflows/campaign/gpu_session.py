@@ -22,7 +22,7 @@ import tarfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, redirect_stderr
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import active_children, get_context
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
@@ -51,6 +51,7 @@ from everview.pipeline.training.train_run import (
     training_facts,
 )
 from everview.workflows.campaign.compile_ahead import ahead_of
+from everview.workflows.campaign.processes import none_left
 from everview.workflows.recipes import find_recipe
 
 PART_BYTES = 15 * 2**20
@@ -116,9 +117,10 @@ def main(arguments: list[str] | None = None) -> int:
         ablations(configs, given.run, given.out, given.at_once)
     else:
         until = None if given.until is None else given.until - given.margin_s
-        config = configured(given.recipe)
-        with ahead_of(config, given.run, given.ranks) if given.compile_ahead else nullcontext():
-            train_on(given.ranks, config, given.run, given.out, given.attempt_s, until)
+        main_run = MainRun(configured(given.recipe), given.run, given.out, given.attempt_s, until)
+        ahead = ahead_of(main_run.config, given.run, given.ranks)
+        with ahead if given.compile_ahead else nullcontext():
+            train_on(given.ranks, main_run)
     return 0
 
 
@@ -203,26 +205,19 @@ def ablations_apart(
     its own: the card's memory goes back with it, and if it is killed the others go on. Left early,
     it ends those that run; they commit first."""
     waiting = list(configs)
-    running: list[tuple[SpawnProcess, TrainConfig]] = []
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
+    running: dict[SpawnProcess, TrainConfig] = {}
+    with none_left(running.keys()):
         while waiting or running:
             while waiting and len(running) < at_once:
                 config = waiting.pop(0)
                 given = config, cleared(config.name, run_path / config.name, out), out
                 process = get_context("spawn").Process(target=logged_ablation, args=given)
                 process.start()
-                running.append((process, config))
-            wait([process.sentinel for process, _ in running])
-            for process, config in [pair for pair in running if not pair[0].is_alive()]:
-                running.remove((process, config))
+                running[process] = config
+            wait([process.sentinel for process in running])
+            for process in [process for process in running if not process.is_alive()]:
+                config = running.pop(process)
                 yield row_of(process, config, run_path / config.name, out)
-    finally:
-        for process, _ in running:
-            process.terminate()
-        for process, _ in running:
-            process.join()
-        signal.signal(signal.SIGTERM, before)
 
 
 def row_of(process: SpawnProcess, config: TrainConfig, folder: Path, out: Path) -> dict[str, Any]:
@@ -242,44 +237,41 @@ def logged_ablation(config: TrainConfig, folder: Path, out: Path) -> None:
     write_report(folder / ROW, row)
 
 
-def train_main(
-    config: TrainConfig,
-    run_path: Path,
-    out: Path,
-    attempt_s: float | None,
-    until: float | None = None,
-    exchange: Exchange | None = None,
-) -> None:
-    """Train, and keep OUT up to date after every commit; learning ends at the time `until`.
-    exchange: with the other ranks, each of which makes this call; the first one exports."""
-    exchange = exchange or Exchange()
-    leads, trunk = exchange.ranks.leads, out / "trunk"
+@dataclass(frozen=True)
+class MainRun:
+    """A run of the plan `main`: what, where, and until when. attempt_s: of this command. until: in
+    seconds since 1970, when learning ends."""
 
-    def after_commit(run: TrainRun) -> None:
-        if leads:
-            export(run, out)
-        if leads and not config.rate.is_cooling(run.progress):
-            bundle(publish_trunk(run, run_path / "trunk"), trunk)
+    config: TrainConfig
+    run_path: Path
+    out: Path
+    attempt_s: float | None = None
+    until: float | None = None
 
-    train(config, run_path, attempt_s, after_commit, until, exchange)
-    if leads and (run_path / "trunk").exists():  # one of an earlier command, perhaps
-        bundle(run_path / "trunk", trunk)
+    def train(self, exchange: Exchange | None = None) -> None:
+        """Train, and keep OUT up to date after every commit. exchange: with the other ranks, each
+        of which makes this call; the first one exports."""
+        exchange = exchange or Exchange()
+        leads, kept = exchange.ranks.leads, self.run_path / "trunk"
+
+        def after_commit(run: TrainRun) -> None:
+            if leads:
+                export(run, self.out)
+            if leads and not self.config.rate.is_cooling(run.progress):
+                bundle(publish_trunk(run, kept), self.out / "trunk")
+
+        train(self.config, self.run_path, self.attempt_s, after_commit, self.until, exchange)
+        if leads and kept.exists():  # one of an earlier command, perhaps
+            bundle(kept, self.out / "trunk")
 
 
-def train_on(
-    ranks: int,
-    config: TrainConfig,
-    run_path: Path,
-    out: Path,
-    attempt_s: float | None,
-    until: float | None,
-) -> None:
-    """`train_main` on a card, or on as many as there are ranks: they divide a step's scenes.
+def train_on(ranks: int, main_run: MainRun) -> None:
+    """The run on a card, or on as many as there are ranks: they divide a step's scenes.
 
     Ctrl-C reaches every rank by itself, SIGTERM is passed on: they end after a step, with a commit.
     """
     if ranks == 1:
-        train_main(config, run_path, out, attempt_s, until)
+        main_run.train()
         return
 
     def pass_on(number: int, _: object) -> None:
@@ -288,27 +280,18 @@ def train_on(
 
     before = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM)}
     patience = {"deadline_s": LONGEST_S, "collective_s": 600.0}  # they compile before they meet
-    device = choose_device(config.device).type
+    device = choose_device(main_run.config.device).type
     try:
-        given = (config, run_path, out, attempt_s, until)
-        run_ranks(rank_main, ranks, *given, **patience, device=device)
+        run_ranks(rank_main, ranks, main_run, **patience, device=device)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def rank_main(
-    rank: int,
-    size: int,
-    config: TrainConfig,
-    run_path: Path,
-    out: Path,
-    attempt_s: float | None,
-    until: float | None,
-) -> None:
-    """`train_main` as one of the ranks."""
-    exchange = open_exchange(config.parallel.context, config.parallel.timeout_s)
-    train_main(config, run_path, out, attempt_s, until, exchange)
+def rank_main(rank: int, size: int, main_run: MainRun) -> None:
+    """The run as one of the ranks has it."""
+    parallel = main_run.config.parallel
+    main_run.train(open_exchange(parallel.context, parallel.timeout_s))
 
 
 def export(run: TrainRun, out: Path) -> None:
