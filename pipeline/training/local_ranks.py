@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import multiprocessing
 
-from everview.pipeline.errors import EverviewError
+from everview.pipeline.errors import EnvironmentUnfit, EverviewError
 
 
 def run_ranks(
@@ -49,6 +50,31 @@ def run_ranks(
             process.join()
 
 
+def take_card(number: int) -> None:
+    """This process sees the `number`th of the cards it was given alone, as `cuda:0`; call it before
+    anything that uses CUDA.
+
+    A card's number stands in the code that torch compiles for it, and in its caches' keys: where
+    every process calls its own `cuda:0`, one finds what another has compiled. Raises
+    EnvironmentUnfit when there is no such card.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(number)
+        return
+    cards = [card for card in given.split(",") if card.strip()]
+    if number >= len(cards):
+        raise EnvironmentUnfit(f"no card number {number} among CUDA_VISIBLE_DEVICES={given}")
+    os.environ["CUDA_VISIBLE_DEVICES"] = cards[number]
+
+
+def let_go() -> None:
+    """Drop graphs, which hold NCCL's communicators, before those are ended."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def _member(
     rank: int,
     function: Callable[..., None],
@@ -64,7 +90,9 @@ def _member(
         LOCAL_RANK=str(rank),
     )  # fmt: skip
     if device == "cuda":
-        torch.cuda.set_device(rank)
+        take_card(rank)
+        os.environ["LOCAL_RANK"] = "0"  # what DeepSpeed takes for the card's number
+        torch.cuda.set_device(0)
     torch.distributed.init_process_group(
         "nccl" if device == "cuda" else "gloo",
         rank=rank,
@@ -72,4 +100,5 @@ def _member(
         timeout=timedelta(seconds=collective_s),
     )
     function(rank, size, *arguments)
+    let_go()
     torch.distributed.destroy_process_group()

@@ -71,6 +71,16 @@ def test_each_compiles_a_shape_of_its_own_and_ends(tmp_path) -> None:
         assert str(part.data.shapes[0]) in text
 
 
+def test_they_take_the_cards_of_the_ranks_in_turn(tmp_path) -> None:
+    config = two_sizes()
+    with ahead_of(config, tmp_path, ranks=2):
+        for process in active_children():
+            process.join(60)
+    told = [(tmp_path / AHEAD / number / "log").read_text() for number in "12"]
+    assert [number for number in "01" for text in told if f"card {number}:" in text] == ["0", "1"]
+    assert "card 1:" in told[0]
+
+
 def test_what_fails_to_compile_ahead_says_why_and_takes_nothing_along(tmp_path) -> None:
     lost = replace(two_sizes(), start_from=str(tmp_path / "nowhere"))
     with ahead_of(lost, tmp_path):

@@ -17,6 +17,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from everview.pipeline.training.config import TrainConfig
+from everview.pipeline.training.local_ranks import take_card
 from everview.pipeline.training.loop import compile_run
 from everview.pipeline.training.reporting import Reporter
 from everview.pipeline.training.train_run import open_run
@@ -43,8 +44,8 @@ def ahead_of(config: TrainConfig, run_path: Path, ranks: int = 1) -> Iterator[No
 
     The run itself compiles as ever, the first shape first, and finds what the others have done. So
     nothing depends on them: one that fails, for want of the card's memory, say, costs only time.
-    Each needs as much memory as the run itself, and the first card. They end with the block, also
-    where SIGTERM ends it.
+    Each needs as much memory as the run itself; they take the ranks' cards in turn. They end with
+    the block, also where SIGTERM ends it.
     """
     if not config.compile:
         yield
@@ -54,17 +55,20 @@ def ahead_of(config: TrainConfig, run_path: Path, ranks: int = 1) -> Iterator[No
         for number, one in enumerate(one_shape_each(config, ranks)[1:], 1):
             folder = run_path / AHEAD / str(number)
             folder.mkdir(parents=True, exist_ok=True)
-            process = get_context("spawn").Process(target=compile_one, args=(one, folder))
+            process = get_context("spawn").Process(
+                target=compile_one, args=(one, folder, number % ranks)
+            )
             process.start()
             running.append(process)
         yield
 
 
-def compile_one(config: TrainConfig, folder: Path) -> None:
+def compile_one(config: TrainConfig, folder: Path, card: int) -> None:
     """Compile the only shape of `config`; what there is to say goes to FOLDER/log."""
+    take_card(card)
     with (folder / "log").open("w", buffering=1) as log, redirect_stderr(log):
         report = Reporter(log)
-        report.say(str(*config.data.shapes))
+        report.say(f"card {card}: {config.data.shapes[0]}")
         try:
             run = open_run(config, folder, report)
             run.feeder.pool.advance(0)

@@ -21,7 +21,6 @@ from everview.pipeline.benchmarks.scaling.processes import (
     COLLECTIVE_S,
     found_by_ranks,
     idle,
-    let_go,
     needed,
     own_device,
     take_ranks_turns,
@@ -33,6 +32,7 @@ from everview.pipeline.benchmarks.train import Case, random_episode, stack
 from everview.pipeline.training.captured import EAGER_USES, CapturedStep
 from everview.pipeline.training.config import OptimiserConfig
 from everview.pipeline.training.exchange import Exchange, open_exchange
+from everview.pipeline.training.local_ranks import let_go
 from everview.pipeline.training.optimisers import Optimiser
 from everview.pipeline.training.ranks import Ranks
 from everview.pipeline.training.step import Objective, training_step

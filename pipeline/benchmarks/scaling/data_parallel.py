@@ -17,7 +17,6 @@ from everview.pipeline.benchmarks.scaling.processes import (
     Steps,
     found_by_ranks,
     idle,
-    let_go,
     needed,
     take_ranks_turns,
     told,
@@ -35,6 +34,7 @@ from everview.pipeline.training.config import (
 )
 from everview.pipeline.training.exchange import open_exchange
 from everview.pipeline.training.learning_rate import Budget
+from everview.pipeline.training.local_ranks import let_go
 from everview.pipeline.training.loop import compile_run, take_step
 from everview.pipeline.training.reporting import Silent
 from everview.pipeline.training.train_run import TrainRun, open_run

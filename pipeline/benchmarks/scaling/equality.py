@@ -22,7 +22,6 @@ from everview.models.state import map_tensors
 from everview.pipeline.benchmarks.scaling.processes import (
     COLLECTIVE_S,
     found_by_ranks,
-    let_go,
     needed,
     own_device,
 )
@@ -30,6 +29,7 @@ from everview.pipeline.benchmarks.scaling.rows import Findings, Goal, Row, Setti
 from everview.pipeline.benchmarks.train import Case, random_episode, stack
 from everview.pipeline.training.config import OptimiserConfig
 from everview.pipeline.training.exchange import open_exchange
+from everview.pipeline.training.local_ranks import let_go
 from everview.pipeline.training.optimisers import Optimiser
 from everview.pipeline.training.ranks import Ranks
 from everview.pipeline.training.step import Objective

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import tempfile
 import time
@@ -96,13 +95,6 @@ def _read(path: Path) -> Found:
 def own_device() -> torch.device:
     """Where this rank's process group exchanges tensors."""
     return torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
-
-
-def let_go() -> None:
-    """Drop graphs, which hold NCCL's communicators, before those are ended."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def idle(count: int) -> None:
