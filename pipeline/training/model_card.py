@@ -16,27 +16,22 @@ def model_card(config: TrainConfig, facts: Mapping[str, Any]) -> str:
             f"# {config.name}",
             "",
             f"Trained by `everview train {config.name}`, seed {config.seed}: {facts['step']} "
-            f"steps, {facts['tokens'] / 1e6:.0f} M tokens, {facts['minutes']:.1f} minutes on one "
-            f"{facts['device']}; {facts['parameters'] / 1e6:.1f} M parameters.",
+            f"steps, {facts['tokens'] / 1e6:.0f} M tokens, {facts['minutes']:.1f} minutes on "
+            f"{_devices(facts)}; {facts['parameters'] / 1e6:.1f} M parameters.",
             "",
             "## Data",
             "",
             *_data(config),
             *_stages(config.data),
-            "",
-            "## Held-out procedural scenes",
-            "",
-            f"PSNR in dB at {config.data.side(config.evaluation)} px, "
-            f"{config.evaluation.inputs} inputs and "
-            f"{config.evaluation.targets} targets, {config.evaluation.scenes} scenes a world whose "
-            "seeds were never trained on. `causalN`: streamed in N chunks. Memory: without the "
-            "frame bank.",
-            *_averaging(config),
-            "",
-            *_table(facts["held_out_psnr"]),
+            *_held_out(config, facts["held_out_psnr"]),
             "",
         ]
     )
+
+
+def _devices(facts: Mapping[str, Any]) -> str:
+    ranks = facts["ranks"]
+    return f"one {facts['device']}" if ranks == 1 else f"{ranks} ranks, {facts['device']} each"
 
 
 def _data(config: TrainConfig) -> list[str]:
@@ -67,6 +62,24 @@ def _stages(data: DataConfig) -> list[str]:
         for shape in data.shapes
     ]
     return ["", "A step's episodes:", "", *rows]
+
+
+def _held_out(config: TrainConfig, psnr: Mapping[str, float]) -> list[str]:
+    """What was measured on them; nothing where nothing was, as of a trunk."""
+    if not psnr:
+        return []
+    measured = config.evaluation
+    return [
+        "",
+        "## Held-out procedural scenes",
+        "",
+        f"PSNR in dB at {config.data.side(measured)} px, {measured.inputs} inputs and "
+        f"{measured.targets} targets, {measured.scenes} scenes a world whose seeds were never "
+        "trained on. `causalN`: streamed in N chunks. Memory: without the frame bank.",
+        *_averaging(config),
+        "",
+        *_table(psnr),
+    ]
 
 
 def _averaging(config: TrainConfig) -> list[str]:

@@ -308,7 +308,8 @@ def _save(run: TrainRun, model: SceneModel, folder: Path, bits: int) -> Path:
 
 
 def training_facts(run: TrainRun) -> dict[str, Any]:
-    """What the weights' card and the run's metrics say: loss, step, tokens, minutes, PSNR."""
+    """What the weights' card and the run's metrics say: loss, step, tokens, minutes, PSNR; device
+    and ranks are those of this attempt."""
     on_gpu = run.device.type == "cuda"
     return {
         "loss": run.last_line.get("loss"),
@@ -316,6 +317,7 @@ def training_facts(run: TrainRun) -> dict[str, Any]:
         "tokens": run.tokens,
         "minutes": round(run.elapsed_s / 60, 2),
         "device": torch.cuda.get_device_name(run.device) if on_gpu else "CPU",
+        "ranks": run.exchange.ranks.size,
         "parameters": run.parameters,
         "held_out_psnr": {name: round(value, 3) for name, value in run.measured.items()},
     }

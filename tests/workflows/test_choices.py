@@ -12,7 +12,7 @@ from everview.models.scene_model import SceneModel
 from everview.models.weight_files import save_weights
 from everview.workflows.campaign import choices
 from everview.workflows.campaign.choices import keeping
-from everview.workflows.recipes.published import tiny
+from everview.workflows.recipes.first_light import tiny
 
 CAPTURE = "procedural://orbit?seed=3&frames=9&size=32"
 

@@ -16,7 +16,7 @@ from everview.pipeline.training.feeding import possible_draws
 from everview.workflows.campaign import gpu_session
 from everview.workflows.campaign.compile_ahead import AHEAD, ahead_of, one_shape_each
 from everview.workflows.recipes import RECIPES
-from everview.workflows.recipes.published import tiny
+from everview.workflows.recipes.first_light import tiny
 
 
 def two_sizes() -> TrainConfig:

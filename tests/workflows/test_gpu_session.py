@@ -18,7 +18,7 @@ from PIL import Image
 from everview.models.weight_files import load_model
 from everview.pipeline.training.config import TrainConfig
 from everview.workflows.campaign import gpu_session
-from everview.workflows.recipes.published import tiny
+from everview.workflows.recipes.first_light import tiny
 
 
 def short(chunks: tuple[int, ...]) -> TrainConfig:

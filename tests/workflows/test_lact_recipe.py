@@ -12,8 +12,8 @@ from everview.models.scene_model import SceneModel
 from everview.models.schedule import SET
 from everview.pipeline.training.learning_rate import Budget
 from everview.pipeline.training.loop import train
+from everview.workflows.recipes.first_light import fine_sweep, first_light, tiny
 from everview.workflows.recipes.lact import beside_lact, lact, lact_small
-from everview.workflows.recipes.published import base, first_light, tiny
 from tests.models.scenes import episode
 
 
@@ -27,7 +27,7 @@ def test_it_shares_the_data_and_the_time_of_first_light() -> None:
     assert replace(one, chunks=other.chunks) == other
 
 
-def test_what_stands_beside_it_has_its_data_and_time_and_the_model_of_base() -> None:
+def test_what_stands_beside_it_has_its_data_and_time_and_the_model_of_fine_sweep() -> None:
     ours, theirs = beside_lact(), lact()
     assert ours.budget == theirs.budget
     (one,), (other,) = ours.data.shapes, theirs.data.shapes
@@ -35,7 +35,7 @@ def test_what_stands_beside_it_has_its_data_and_time_and_the_model_of_base() -> 
     share = theirs.data.memory_share
     assert replace(ours.data, shapes=(other,), memory_share=share) == theirs.data
     assert ours.start_from is None
-    assert ours.model == base().model
+    assert ours.model == fine_sweep().model
 
 
 def test_its_loss_is_the_picture_alone() -> None:

@@ -18,12 +18,12 @@ from everview.pipeline.training.ranks import Ranks
 from everview.pipeline.training.scene_pool import ScenePool
 from everview.workflows.campaign.compile_ahead import one_shape_each
 from everview.workflows.recipes.ablations import few_targets, window_for_memory
+from everview.workflows.recipes.first_light import fine_sweep, tiny
 from everview.workflows.recipes.lact import beside_lact
-from everview.workflows.recipes.published import base, tiny
+from everview.workflows.recipes.published import base
 from everview.workflows.recipes.second_light import (
     second_light,
     third_light,
-    two_cards,
     wide_pixels,
 )
 
@@ -34,8 +34,8 @@ def test_it_starts_from_nothing_with_the_time_and_worlds_of_beside_lact() -> Non
     assert ours.budget == before.budget
     assert ours.data.worlds == before.data.worlds
     assert ours.model.bank == before.model.bank
-    assert ours.loss.at(1.0)["perceptual"] == base().loss.at(1.0)["perceptual"]
-    assert ours.data.stored_share.last == base().data.stored_share.last
+    assert ours.loss.at(1.0)["perceptual"] == fine_sweep().loss.at(1.0)["perceptual"]
+    assert ours.data.stored_share.last == fine_sweep().data.stored_share.last
 
 
 def test_both_sizes_have_equally_many_tokens_and_scenes_of_the_later_are_seen_as_often() -> None:
@@ -115,8 +115,8 @@ def test_third_light_has_the_blocks_of_one_and_the_pixels_of_the_other() -> None
     assert same == wide
 
 
-def test_a_rank_of_two_cards_does_what_third_light_does_alone() -> None:
-    whole, alone = two_cards(), third_light()
+def test_a_rank_of_base_does_what_third_light_does_alone() -> None:
+    whole, alone = base(), third_light()
     Ranks(0, 2).check(whole.data.parts)
     share = Ranks(0, 2).share
     assert share.size(whole.data.pool_scenes) == alone.data.pool_scenes

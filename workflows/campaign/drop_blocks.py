@@ -36,9 +36,11 @@ class Dropped:
     candidates: dict[int, float]
 
 
-def drop_blocks(model: SceneModel, held_out: HeldOut, keep: int) -> tuple[list[int], list[Dropped]]:
-    """The blocks that are left, by their places in the whole stack; and how it came to that."""
-    length = block_length(model.config.stack)
+def drop_blocks(
+    model: SceneModel, held_out: HeldOut, keep: int, length: int
+) -> tuple[list[int], list[Dropped]]:
+    """The blocks of `length` layers that are left, by their places in the whole stack; and how it
+    came to that."""
     left = list(range(len(model.config.stack) // length))
     rounds: list[Dropped] = []
     while len(left) > keep:
@@ -63,20 +65,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="drop_blocks", description=__doc__.splitlines()[0])
     parser.add_argument("--weights", default="trunk")
     parser.add_argument("--keep", type=int, required=True, help="blocks")
+    parser.add_argument(
+        "--length", type=int, default=None, help="layers of a block; what the stack repeats"
+    )
     parser.add_argument("--scenes", type=int, default=1, help="held-out scenes of each world")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(arguments)
     config = find_recipe("base")()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(given.weights).to(device)
-    length = block_length(model.config.stack)
-    blocks = len(model.config.stack) // length
+    stack = model.config.stack
+    length = block_length(stack) if given.length is None else given.length
+    if length < 1 or len(stack) % length:
+        parser.error(f"--length {length}: it has to divide the {len(stack)} layers of {stack}")
+    blocks = len(stack) // length
     if not 1 <= given.keep < blocks:
         parser.error(f"--keep {given.keep}: 1 to {blocks - 1} of the {blocks} blocks")
-    judged = replace(config.evaluation, scenes=given.scenes, targets=4, chunks=(1,))
+    judged = replace(config.evaluation, scenes=given.scenes, targets=4, chunks=(1,), streams=())
     held_out = render_held_out(config.data, judged, render_scenes, device)
     whole = means_over_worlds(measure(model, held_out))[JUDGED]
-    left, rounds = drop_blocks(model, held_out, given.keep)
+    left, rounds = drop_blocks(model, held_out, given.keep, length)
     layers = layers_of(left, length)
     report = {
         "weights": given.weights,

@@ -15,7 +15,7 @@ from typing import Any
 from everview.models.steps import ConstantStep
 from everview.pipeline.training.config import Augmentation, EpisodeShape, SceneFeature, TrainConfig
 from everview.pipeline.training.learning_rate import Budget, Ramp, RateSchedule, constant
-from everview.workflows.recipes.published import (
+from everview.workflows.recipes.first_light import (
     FEW_CHUNKS,
     first_light,
     with_chunks,

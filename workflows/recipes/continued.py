@@ -6,22 +6,25 @@ from dataclasses import replace
 
 from everview.models.config import ModelConfig
 from everview.pipeline.training.config import TrainConfig
-from everview.pipeline.training.learning_rate import Budget, constant
-from everview.workflows.recipes.published import FEW_CHUNKS, fine_sweep, with_bank, with_chunks
+from everview.pipeline.training.learning_rate import Budget, Ramp, constant
+from everview.workflows.recipes.first_light import first_light, with_bank
+from everview.workflows.recipes.second_light import third_light
 
 
 def base_longer() -> TrainConfig:
-    """Ten minutes more of `trunk` as it is: what the others are compared with.
-
-    Two numbers of chunks, which compile in half the time of four (entry 13 of the log had four).
-    """
-    before = fine_sweep()
+    """Ten minutes more of `trunk` on one card, at the later of its sizes and cooled for the second
+    half: what the others are compared with."""
+    before = third_light()
+    late = replace(before.data.shapes[-1], start=0.0)
+    data = replace(before.data, shapes=(late,), reuse=first_light().data.reuse)
     return replace(
         before,
         name="base_longer",
         budget=Budget(seconds=600),
         start_from="trunk",
-        data=with_chunks(before.data, FEW_CHUNKS),
+        data=replace(data, stored_share=constant(before.data.stored_share.last)),
+        rate=replace(before.rate, warm_up_steps=150),
+        loss=replace(before.loss, perceptual=Ramp(0.0, 0.08, 0.5, 0.6)),
         seed=4,
     )
 
@@ -59,7 +62,7 @@ def warped() -> TrainConfig:
 
 
 def memory_asked() -> TrainConfig:
-    """`base_longer`, and 0.6 of the targets are asked of the memory alone instead of 0.2."""
+    """`base_longer`, and 0.6 of the targets are asked of the memory alone instead of 0.25."""
     before = base_longer()
     data = replace(before.data, memory_share=constant(0.6))
     return replace(before, name="memory_asked", data=data)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from everview.models.config import base312m
 from everview.pipeline.training.config import LossConfig, OptimiserConfig, TrainConfig
 from everview.pipeline.training.learning_rate import RateSchedule, constant
-from everview.workflows.recipes.published import (
+from everview.workflows.recipes.first_light import (
     FEW_CHUNKS,
     fine_sweep,
     first_light,

@@ -23,14 +23,14 @@ from everview.workflows.recipes.ablations import (
     step_one,
     writes_all_three,
 )
-from everview.workflows.recipes.lact import lact
-from everview.workflows.recipes.published import (
+from everview.workflows.recipes.first_light import (
     FEW_CHUNKS,
     fine_sweep,
     first_light,
     with_chunks,
     without_bank,
 )
+from everview.workflows.recipes.lact import lact
 
 
 def memory_first() -> TrainConfig:

@@ -9,22 +9,16 @@ from everview.pipeline.errors import UsageError
 from everview.pipeline.training.config import TrainConfig
 from everview.workflows.recipes.ablations import ABLATIONS
 from everview.workflows.recipes.continued import CONTINUED
-from everview.workflows.recipes.lact import beside_lact, lact, lact_small
-from everview.workflows.recipes.memory import MEMORY
-from everview.workflows.recipes.published import (
-    base,
+from everview.workflows.recipes.first_light import (
     fine_sweep,
     first_light,
     six_compared,
-    small,
     tiny,
 )
-from everview.workflows.recipes.second_light import (
-    second_light,
-    third_light,
-    two_cards,
-    wide_pixels,
-)
+from everview.workflows.recipes.lact import beside_lact, lact, lact_small
+from everview.workflows.recipes.memory import MEMORY
+from everview.workflows.recipes.published import base, base_further, small
+from everview.workflows.recipes.second_light import second_light, third_light, wide_pixels
 
 RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
     recipe.__name__: recipe
@@ -35,13 +29,13 @@ RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
         six_compared,
         fine_sweep,
         base,
+        base_further,
         lact,
         lact_small,
         beside_lact,
         second_light,
         wide_pixels,
         third_light,
-        two_cards,
         *CONTINUED,
         *ABLATIONS,
         *MEMORY,

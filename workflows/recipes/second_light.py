@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from everview.pipeline.training.config import EpisodeShape, TrainConfig
 from everview.pipeline.training.learning_rate import Ramp, constant
+from everview.workflows.recipes.first_light import FEW_CHUNKS, with_bank
 from everview.workflows.recipes.lact import beside_lact
-from everview.workflows.recipes.published import FEW_CHUNKS, with_bank
 
 _SMALL_UNTIL = 0.35
 """a little under the 0.4 of `small_views_first`: LPIPS and the cooldown need what is left"""
@@ -66,13 +66,3 @@ def third_light() -> TrainConfig:
         model=with_bank(replace(before.model, stack=second_light().model.stack), compared=8),
         data=replace(before.data, memory_share=constant(0.25)),
     )
-
-
-def two_cards() -> TrainConfig:
-    """`third_light` with twice the scenes a step and in the pool: for two ranks, each of which then
-    does what one does alone."""
-    before = third_light()
-    data = before.data
-    shapes = tuple(replace(shape, scenes=2 * shape.scenes) for shape in data.shapes)
-    data = replace(data, shapes=shapes, pool_scenes=2 * data.pool_scenes)
-    return replace(before, name="two_cards", data=data)
