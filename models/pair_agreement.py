@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from everview.datasets.cameras import Cameras
 
-# fitted to true depths, beside the variance of `base`: the campaign log has how
+# fitted to true depths, beside the variance that a sweep has: the campaign log has how
 _COLOUR, _FEATURE = 0.2, 7.0
 _TRUST_UNIT = 10.0
 _CLOSEST = 0.05

@@ -1,9 +1,9 @@
 """Views as tokens see them: a stack is trained on so many tokens a view, and sees no more of them.
 
 Positions in an image, and how finely a patch cuts it, are learned: with 32 x 32 tokens where 16 x
-16 were trained, `base` draws a can at 256 px with a bite out of its side. So tokens are made of a
-view that is reduced until it has as many, and pixels of any size are made of their answer by what
-works at pixels, the fine sweep and the copy. The campaign log, entry 17.
+16 were trained, a can at 256 px came with a bite out of its side. So tokens are made of a view that
+is reduced until it has as many, and pixels of any size are made of their answer by what works at
+pixels, the fine sweep and the copy. The campaign log, entry 17.
 """
 
 from __future__ import annotations

@@ -28,9 +28,13 @@ def run_ranks(
     through gloo, or with `cuda` on a GPU each through NCCL.
 
     The function is found by its name: it belongs to a module, and what it finds out it writes into
-    a file. collective_s: torch.distributed's own patience. Raises what a process raised, or
-    EverviewError when they aren't done after `deadline_s`; no process is left.
+    a file. collective_s: torch.distributed's own patience. Raises what a process raised,
+    EnvironmentUnfit when there are fewer GPUs, or EverviewError when they aren't done after
+    `deadline_s`; no process is left.
     """
+    if device == "cuda" and size > torch.cuda.device_count():
+        have = torch.cuda.device_count()
+        raise EnvironmentUnfit(f"{size} ranks need a GPU each, and there are {have}")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -56,7 +60,7 @@ def take_card(number: int) -> None:
 
     A card's number stands in the code that torch compiles for it, and in its caches' keys: where
     every process calls its own `cuda:0`, one finds what another has compiled. Raises
-    EnvironmentUnfit when there is no such card.
+    EnvironmentUnfit when CUDA_VISIBLE_DEVICES doesn't have so many.
     """
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None:
@@ -71,7 +75,7 @@ def take_card(number: int) -> None:
 def let_go() -> None:
     """Drop graphs, which hold NCCL's communicators, before those are ended."""
     gc.collect()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 

@@ -8,12 +8,15 @@ import signal
 import time
 from dataclasses import replace
 from multiprocessing import active_children
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
+import torch
 
 from everview.pipeline.training.config import EpisodeShape, TrainConfig
 from everview.pipeline.training.feeding import possible_draws
-from everview.workflows.campaign import gpu_session
+from everview.workflows.campaign import compile_ahead, gpu_session
 from everview.workflows.campaign.compile_ahead import AHEAD, ahead_of, one_shape_each
 from everview.workflows.recipes import RECIPES
 from everview.workflows.recipes.first_light import tiny
@@ -77,8 +80,19 @@ def test_they_take_the_cards_of_the_ranks_in_turn(tmp_path) -> None:
         for process in active_children():
             process.join(60)
     told = [(tmp_path / AHEAD / number / "log").read_text() for number in "12"]
-    assert [number for number in "01" for text in told if f"card {number}:" in text] == ["0", "1"]
-    assert "card 1:" in told[0]
+    assert ["card 1:" in told[0], "card 0:" in told[1]] == [True, True]
+
+
+def test_one_takes_its_card_before_anything_uses_it(tmp_path, monkeypatch) -> None:
+    done = []
+    run = SimpleNamespace(feeder=MagicMock(), device=torch.device("cpu"))
+    monkeypatch.setattr(compile_ahead, "take_card", lambda card: done.append(("card", card)))
+    monkeypatch.setattr(compile_ahead, "open_run", lambda *_: done.append("run") or run)
+    compile_ahead.compile_one(replace(two_sizes(), device="auto"), tmp_path, 1)
+    assert done == [("card", 1), "run"]
+    done.clear()
+    compile_ahead.compile_one(two_sizes(), tmp_path, 1)
+    assert done == ["run"], "a CPU is everyone's"
 
 
 def test_what_fails_to_compile_ahead_says_why_and_takes_nothing_along(tmp_path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from everview.models.schedule import SET
 from everview.models.weight_files import load_model, weights_folder
 from everview.pipeline.training.parameter_groups import split_parameters
 from everview.pipeline.training.train_run import first_model
+from everview.workflows import campaign
 from everview.workflows.recipes import find_recipe
 from everview.workflows.recipes.continued import (
     CONTINUED,
@@ -21,11 +24,12 @@ from everview.workflows.recipes.continued import (
     two_sizes,
     warped,
 )
-from everview.workflows.recipes.first_light import fine_sweep, six_compared
+from everview.workflows.recipes.first_light import fine_sweep, first_light, six_compared
 from everview.workflows.recipes.published import base, base_further, small
 from everview.workflows.recipes.second_light import third_light
 from tests.models.scenes import episode
 
+CURVES = Path(campaign.__file__).parent / "curves"
 PAIRS = (0.0, 2.5)
 BIT_FOR_BIT = [recipe for recipe in CONTINUED if recipe is not robust_far_sweep]
 """a farther end moves depths at once"""
@@ -56,7 +60,9 @@ def test_a_second_stage_is_base_longer_on_two_cards() -> None:
     assert one.model == load_model("trunk").config
     assert [shape.scenes for shape in one.data.shapes] == [2 * other.data.shapes[0].scenes]
     data = replace(one.data, shapes=other.data.shapes, pool_scenes=other.data.pool_scenes)
-    assert replace(one, name=other.name, budget=other.budget, data=data) == other
+    operated = {"budget": other.budget, "commit_every_s": other.commit_every_s}
+    assert replace(one, name=other.name, data=data, **operated) == other
+    assert (one.budget, one.commit_every_s) == (base().budget, base().commit_every_s)
 
 
 def test_a_stage_draws_what_the_end_of_base_drew() -> None:
@@ -65,7 +71,13 @@ def test_a_stage_draws_what_the_end_of_base_drew() -> None:
     for share in ("stored_share", "memory_share"):
         ours, theirs = getattr(one.data, share), getattr(before.data, share)
         assert {ours.value(0.0), ours.value(1.0)} == {theirs.value(1.0)}
+    assert one.data.reuse == first_light().data.reuse, "of the only shape there is"
     assert one.loss.at(1.0) == before.loss.at(1.0)
+    assert one.rate.warm_up_steps == 150
+    # LPIPS joins as the cooldown begins
+    begins = 1.0 - one.rate.cooldown
+    assert not one.loss.at(begins).get("perceptual")
+    assert one.loss.at(begins + 0.1) == one.loss.at(1.0)
 
 
 def test_warped_differs_from_its_control_in_the_frames_that_tokens_see() -> None:
@@ -107,7 +119,10 @@ def test_published_weights_are_as_small_as_was_promised(name, limit_mib) -> None
 @torch.no_grad()
 def test_small_begins_with_the_blocks_of_trunk_that_it_names() -> None:
     trunk, begun = load_model("trunk"), first_model(small())
-    assert begun.config.stack == "WTFWSFWTF"
+    assert begun.config.stack == "WTFWTFWSF"
+    found = json.loads((CURVES / "2026-11-30_drop_blocks.json").read_text())
+    assert list(small().start_layers) == found["layers"]
+    assert small().rate.is_cooling(0.21), "most of it"
     for after, before in enumerate(small().start_layers):
         for one, other in zip(
             begun.layers[after].parameters(), trunk.layers[before].parameters(), strict=True

@@ -36,6 +36,7 @@ def test_two_ranks_train_what_one_trains_and_bring_it_back_once(tmp_path, monkey
         weights.append(load_model(run / "now").state_dict())
         assert len(list(out.glob("weights.tar.*"))) == len(list(out.glob("trunk.tar.*"))) == 1
         assert newest(run / "checkpoints", pytest.fail).facts["ranks"] == ranks
+        assert json.loads((out / "report.json").read_text())["ranks"] == ranks
     assert len(found[0]) == 4
     assert found[1] == pytest.approx(found[0], rel=1e-4)
     for name, value in weights[0].items():

@@ -124,8 +124,9 @@ def test_a_rank_of_base_does_what_third_light_does_alone() -> None:
         shape.scenes for shape in alone.data.shapes
     ]
     data = replace(whole.data, shapes=alone.data.shapes, pool_scenes=alone.data.pool_scenes)
-    assert replace(whole, name=alone.name, data=data) == alone
+    operated = {"budget": alone.budget, "commit_every_s": alone.commit_every_s}
+    assert replace(whole, name=alone.name, data=data, **operated) == alone
     assert one_shape_each(whole, 2) == [
-        replace(part, name=whole.name, data=replace(part.data, pool_scenes=2 * 1024))
+        replace(part, name=whole.name, budget=whole.budget, commit_every_s=whole.commit_every_s)
         for part in one_shape_each(alone)
     ]

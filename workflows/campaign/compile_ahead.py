@@ -29,13 +29,14 @@ AHEAD = "ahead"
 
 def one_shape_each(config: TrainConfig, ranks: int = 1) -> list[TrainConfig]:
     """A configuration for every shape and number of chunks of `config`, all of its time, as each of
-    the ranks sees them: with its share of the scenes."""
+    the ranks sees them: with its share of the scenes and of the pool."""
     shapes = [
         replace(shape, scenes=shape.scenes // ranks, chunks=(chunks,), start=0.0, end=1.0)
         for shape in config.data.shapes
         for chunks in shape.chunks
     ]
-    return [replace(config, data=replace(config.data, shapes=(shape,))) for shape in shapes]
+    data = replace(config.data, pool_scenes=config.data.pool_scenes // ranks)
+    return [replace(config, data=replace(data, shapes=(shape,))) for shape in shapes]
 
 
 @contextmanager
@@ -64,12 +65,14 @@ def ahead_of(config: TrainConfig, run_path: Path, ranks: int = 1) -> Iterator[No
 
 
 def compile_one(config: TrainConfig, folder: Path, card: int) -> None:
-    """Compile the only shape of `config`; what there is to say goes to FOLDER/log."""
-    take_card(card)
+    """Compile the only shape of `config` on the `card`th of the ranks' cards; what there is to say
+    goes to FOLDER/log."""
     with (folder / "log").open("w", buffering=1) as log, redirect_stderr(log):
         report = Reporter(log)
         report.say(f"card {card}: {config.data.shapes[0]}")
         try:
+            if config.device != "cpu":
+                take_card(card)
             run = open_run(config, folder, report)
             run.feeder.pool.advance(0)
             if run.device.type == "cuda":

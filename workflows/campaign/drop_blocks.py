@@ -1,6 +1,6 @@
 """Which blocks of a stack a shallower model misses least, on held-out procedural scenes.
 
-    python -m everview.workflows.campaign.drop_blocks --weights trunk --keep 4 --out DROPPED.json
+    python -m everview.workflows.campaign.drop_blocks --length 3 --keep 3 --out DROPPED.json
 
 Greedy: every block is left out in turn, the one that costs least goes, and so on, nothing being
 trained in between. What is left is where a small recipe starts.
@@ -66,7 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--weights", default="trunk")
     parser.add_argument("--keep", type=int, required=True, help="blocks")
     parser.add_argument(
-        "--length", type=int, default=None, help="layers of a block; what the stack repeats"
+        "--length",
+        type=int,
+        default=None,
+        help="layers of a block (what the stack repeats)",
     )
     parser.add_argument("--scenes", type=int, default=1, help="held-out scenes of each world")
     parser.add_argument("--out", type=Path, required=True)
@@ -89,6 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     report = {
         "weights": given.weights,
         "scenes": given.scenes,
+        "length": length,
         "whole": whole,
         "rounds": [asdict(dropped) for dropped in rounds],
         "layers": layers,

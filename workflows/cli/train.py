@@ -24,11 +24,11 @@ RecipeArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="REC
 class Arguments(CommonFlags):
     """Train a recipe on procedural scenes, measured on held-out ones; leaves weights with a card.
 
-    The recipe `tiny` takes about a minute on 2 cores. `base` made the published weights on two GPUs
-    (`--workers 2`); `base_longer` goes on with `trunk`, which is `base` before its cooldown, and
-    `small` with a third of its layers; an unknown name is answered with the nearest. Every value of
-    a recipe is a flag, listed by `everview train RECIPE --help`. The same command again continues
-    an unfinished run.
+    The recipe `tiny` takes about a minute on 2 cores. `base` made the weights of that name on two
+    GPUs (`--workers 2`); `base_longer` goes on with `trunk`, which is `base` before its cooldown,
+    and `small` with a third of its layers; an unknown name is answered with the nearest. Every
+    value of a recipe is a flag, listed by `everview train RECIPE --help`. The same command again
+    continues an unfinished run.
     """
 
     recipe: RecipeArgument

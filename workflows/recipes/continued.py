@@ -69,7 +69,7 @@ def memory_asked() -> TrainConfig:
 
 
 def two_sizes() -> TrainConfig:
-    """`base_longer`, and half of the steps are at 256 px: four scenes instead of sixteen.
+    """`base_longer`, and half of the steps are at 256 px: five scenes instead of twenty.
 
     Scenes are drawn at 256 px, at four times the cost, so each is used three times as often; shards
     have to be of 256 px. It is measured at 128 px, as its control is.

@@ -9,17 +9,19 @@ from everview.pipeline.training.learning_rate import Budget
 from everview.workflows.recipes.continued import base_longer
 from everview.workflows.recipes.second_light import third_light
 
-_LAYERS_OF_SMALL = (0, 1, 2, 3, 4, 5, 24, 25, 26)
+_LAYERS_OF_SMALL = (0, 1, 2, 24, 25, 26, 27, 28, 29)
 
 
 def base() -> TrainConfig:
-    """`third_light` on two cards; `trunk` is this as its cooldown began."""
-    return for_two_ranks(third_light(), "base")
+    """`third_light` on two cards for what a lease of half an hour leaves; `trunk` is this as its
+    cooldown began. It was given the scans of `ycb62` as shards."""
+    before = replace(third_light(), budget=Budget(seconds=1423), commit_every_s=115)
+    return for_two_ranks(before, "base")
 
 
 def base_further() -> TrainConfig:
     """`base_longer` on two cards for as long as `base` had: a second stage of it."""
-    before = replace(base_longer(), budget=Budget(seconds=1400))
+    before = replace(base_longer(), budget=base().budget, commit_every_s=base().commit_every_s)
     return for_two_ranks(before, "base_further")
 
 
@@ -32,8 +34,8 @@ def for_two_ranks(config: TrainConfig, name: str) -> TrainConfig:
 
 
 def small() -> TrainConfig:
-    """Three of the ten window-memory-feed-forward triples of `trunk`, gone on with and cooled:
-    under 8 MiB, a shorter query.
+    """Three of the ten triples of `trunk` (attention in an image, a memory or a window over time,
+    feed-forward), gone on with and cooled: under 8 MiB, a shorter query.
 
     Which: `campaign.drop_blocks --length 3`, the log's entry 27.
     """
@@ -41,7 +43,7 @@ def small() -> TrainConfig:
     return replace(
         before,
         name="small",
-        model=replace(before.model, stack="WTFWSFWTF"),
+        model=replace(before.model, stack="WTFWTFWSF"),
         start_layers=_LAYERS_OF_SMALL,
         rate=replace(before.rate, cooldown=0.8),
     )

@@ -1,7 +1,7 @@
 """From nothing once more, by what single changes were worth (the campaign log, entry 24).
 
-Twenty minutes of `beside_lact` end where four stages of `base` ended after 39, so what comes next
-is a better start, not a fifth stage.
+Twenty minutes of `beside_lact` end where four stages of the `base` of then ended after 39, so what
+comes next is a better start, not a fifth stage.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SMALL_UNTIL = 0.35
 def second_light() -> TrainConfig:
     """`beside_lact` with four times the scenes at 64 px at first, fewer targets, a window over time
     in place of every second memory, Charbonnier from the first step; and for what people look at,
-    more scans, and in the end as much LPIPS as `base` had.
+    more scans, and in the end as much LPIPS as `fine_sweep` has.
 
     A scene of the later steps is seen as often as one of `beside_lact` (`reuse` counts by the
     shape of the most scenes): 1.7 new scenes a step instead of 1.3.
