@@ -18,7 +18,7 @@ from torch import Tensor
 from everview.datasets.cameras import Cameras
 from everview.models.frame_bank import FrameBank
 from everview.models.gauge import Gauge
-from everview.models.layers.sliding_window import WindowState
+from everview.models.layers.sliding_window import FrameCells, WindowState
 
 
 class StateError(ValueError):
@@ -182,7 +182,9 @@ def state_from_tensors(
             width, height, take("bank.cameras.intrinsics"), take("bank.cameras.c2w_cv")
         )
         windows = [layer for layer in template.layers if isinstance(layer, WindowState)]
-        tails = [tail for window in windows for tail in (window.keys, window.values)]
+        tails = [
+            tail for window in windows for tail in FrameCells(window.keys, window.values).kept()
+        ]
         cells = tuple(take(f"bank.cells.{number}") for number in range(len(tails)))
         bank = FrameBank(take("bank.images"), cameras, take("bank.time_s"), cells)
         frames = bank.time_s.shape
@@ -190,7 +192,7 @@ def state_from_tensors(
         if (
             bank.images.shape != (*frames, 3, height, width)
             or cameras.shape != frames
-            or shapes != [((*frames, *tail.shape[2:]), torch.bfloat16) for tail in tails]
+            or shapes != [((*frames, *tail.shape[2:]), tail.dtype) for tail in tails]
         ):
             raise StateError("the frames, cameras, times and cells of the state's bank don't match")
     rest = replace(template, gauge=None, bank=None)

@@ -2,13 +2,14 @@
 
 Every layer with a window writes a few cells of a frame (`layers.sliding_window`). The bank keeps
 them beside the frame's pixels, by coverage as these, so a state stays bounded: 64 frames are
-4.2 MB a layer at the default width. A query then reads the cells of its nearest frames.
+2.1 MB a layer at the default width. A query then reads the cells of its nearest frames.
 
 Shapes: B scenes, V views.
 """
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from torch import Tensor
@@ -16,12 +17,12 @@ from torch import Tensor
 from everview.datasets.cameras import Cameras
 from everview.models.config import WindowConfig
 from everview.models.frame_bank import FrameBank, nearest_sources
-from everview.models.layers.sliding_window import FrameCells, Nearest, WindowState
+from everview.models.layers.sliding_window import KeptCells, Nearest, WindowState
 
 
 def taken(layers: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
-    """The layers' states without the cells that have arrived; and these, as a bank keeps them: keys
-    and values of each layer that has a window, in turn."""
+    """The layers' states without the cells that have arrived; and these, as a bank keeps them: the
+    `KeptCells` of each layer that has a window, in turn."""
     left, cells = [], list[Tensor]()
     for state in layers:
         if isinstance(state, WindowState) and state.arrived is not None:
@@ -50,7 +51,7 @@ def with_nearest(
     def near(state: Any) -> Any:
         if not isinstance(state, WindowState):
             return state
-        cells = FrameCells(next(kept), next(kept)) if frames.cells else None
+        cells = KeptCells(*islice(kept, len(KeptCells._fields))) if frames.cells else None
         return state._replace(nearest=Nearest(places, views_BV, cells))
 
     return tuple(near(state) for state in layers)

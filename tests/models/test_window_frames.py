@@ -43,7 +43,7 @@ from tests.models.test_sliding_window import (
 )
 
 ROUNDED = {"rtol": 0, "atol": 2e-3}
-"""Kept cells are bfloat16."""
+"""Kept cells are 8 bits a value."""
 PICTURES = {"rtol": 0, "atol": 1e-6}
 """A bank's pictures are made float32 of bytes."""
 
@@ -118,7 +118,7 @@ def test_only_a_bank_of_more_frames_than_slots_is_asked(count: int) -> None:
         assert layers is asked.layers
         return
     expected = nearest_sources(cameras, time_s, asked.bank, 4)[0]
-    for index, kept in ((0, asked.bank.cells[:2]), (3, asked.bank.cells[2:])):
+    for index, kept in ((0, asked.bank.cells[:4]), (3, asked.bank.cells[4:])):
         near = layers[index].nearest
         assert torch.equal(near.places, expected)
         assert all(a is b for a, b in zip(near.frames, kept, strict=True))
@@ -192,15 +192,15 @@ def test_cells_stay_with_their_frame_while_the_bank_turns_over() -> None:
         state = model.observe(part.images, part.cameras, part.time_s, state, **first)
         fresh = cells_of(model, before, Views(*chunk_of(model, before, part)))
         wrote_ += [tuple(part[:, n] for part in fresh) for n in range(2)]
-        shapes = {tuple(part.shape) for part in state.bank.cells}
-        assert shapes == {(1, min(start + 2, 5), 4, 64)}
+        held = 1, min(start + 2, 5), 4
+        shapes = [(tuple(part.shape), part.dtype) for part in state.bank.cells]
+        assert shapes == [((*held, 64), torch.int8), ((*held, 1), torch.float32)] * 4
     assert state.layers[0].arrived is None
     kept = [round(float(t) / 0.3) for t in state.bank.time_s[0]]
     assert kept != list(range(7, 12)), "the bank kept other frames than the last"
     for place, frame in enumerate(kept):
         for part, expected in zip(state.bank.cells, wrote_[frame], strict=True):
-            assert part.dtype == torch.bfloat16
-            assert torch.equal(part[:, place], expected.bfloat16())
+            assert torch.equal(part[:, place], expected)
 
 
 def chunk_of(model: SceneModel, state: SceneState, part: Views) -> tuple:
@@ -211,11 +211,27 @@ def chunk_of(model: SceneModel, state: SceneState, part: Views) -> tuple:
 
 
 def cells_of(model: SceneModel, state: SceneState, chunk: Views) -> list[Tensor]:
-    """What a chunk's frames write into a state's windows."""
+    """What a bank keeps of what a chunk's frames write into a state's windows."""
     steps = model.config.step.steps(state.clock.chunks)[:, None]
     given = chunk.images, chunk.cameras, chunk.time_s
     layers = model.write(*given, state.layers, steps, CHUNK_CAUSAL)
-    return [t for layer in (layers[0], layers[3]) for t in layer.arrived]
+    return [t for layer in (layers[0], layers[3]) for t in layer.arrived.kept()]
+
+
+def test_kept_cells_are_theirs_to_a_part_in_254_of_each_cell_s_largest() -> None:
+    cells = FrameCells(
+        *(torch.randn(2, 3, 4, 64) * 10.0 ** torch.arange(-4, 4)[:, None].view(2, 1, 4, 1))
+    )
+    rows, places = torch.arange(2)[:, None, None], torch.tensor([[[2, 0]], [[1, 1]]])
+    kept, exact = (some.at(rows, places) for some in (cells.kept(), cells))
+    for ours, theirs in zip(kept, exact, strict=True):
+        apart = (ours - theirs).abs()
+        largest = theirs.abs().amax(-1, keepdim=True)
+        assert bool((apart <= largest / 254 * 1.0001).all())
+        assert float(apart.max()) > 0
+    nothing = FrameCells(*torch.zeros(2, 1, 1, 4, 64)).kept()
+    places = torch.zeros(1, 1, 1, dtype=torch.int64)
+    assert not any(part.any() for part in nothing.at(places, places))
 
 
 @torch.no_grad()
@@ -232,8 +248,8 @@ def test_frames_that_are_replayed_are_kept_once() -> None:
     expected = cells_of(model, state, both)
     for now, before, fresh in zip(after.bank.cells, state.bank.cells, expected, strict=True):
         assert torch.equal(now[:, :3], before)
-        assert torch.equal(now[:, 3:], fresh[:, 2:].bfloat16())
-        assert not torch.equal(now[:, 3:], fresh[:, :2].bfloat16())
+        assert torch.equal(now[:, 3:], fresh[:, 2:])
+        assert not torch.equal(now[:, 3:], fresh[:, :2])
 
 
 @torch.no_grad()
@@ -257,8 +273,8 @@ def test_a_state_is_stored_with_its_cells_and_refused_without() -> None:
     left, right = dict(named_tensors(back)), dict(named_tensors(state))
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name].nan_to_num(), right[name].nan_to_num()) for name in left)
-    name = "bank.cells.3"
-    with pytest.raises(StateError, match=r"lacks the tensor .bank\.cells\.3."):
+    name = "bank.cells.4"
+    with pytest.raises(StateError, match=r"lacks the tensor .bank\.cells\.4."):
         state_from_tensors({k: t for k, t in tensors.items() if k != name}, facts, template)
     for other in (tensors[name][:, 1:], tensors[name][..., :32], tensors[name].float()):
         with pytest.raises(StateError, match="cells of the state's bank don't match"):
