@@ -1,4 +1,4 @@
-"""Weights in 8 bits a value: each row of a matrix as int8 with a float16 scale.
+"""Values in 8 bits: each row as int8 with a scale, a float16 one in the files of weights.
 
     q = round(w / s),  s = max|row| / 127
 
@@ -24,13 +24,21 @@ def pack_rows(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """int8 values of the tensor's shape and float16 scales [..., 1], or [out, 1, 1, 1]."""
     wide = tensor.detach().float().cpu()
     row = (1, 2, 3) if wide.ndim == 4 else (-1,)  # a scale for 3 x 1 values would be 2 bytes of 5
-    scale = (wide.abs().amax(row, keepdim=True) / 127).clamp_min(1e-7).half()
+    return round_rows(wide, row, torch.float16)
+
+
+def round_rows(
+    wide: Tensor, row: tuple[int, ...] = (-1,), scales: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """int8 values and a scale for each row, which runs along the axes `row`; the scale isn't finite
+    where a value of its row isn't."""
+    scale = (wide.abs().amax(row, keepdim=True) / 127).clamp_min(1e-7).to(scales)
     values = (wide / scale.float()).round().clamp(-127, 127).to(torch.int8)
     return values, scale
 
 
 def unpack_rows(values: Tensor, scale: Tensor) -> Tensor:
-    """float32 values from `pack_rows`."""
+    """float32 values from `pack_rows` or `round_rows`."""
     return values.float() * scale.float()
 
 

@@ -38,6 +38,7 @@ from everview.models.config import ModelConfig
 from everview.models.layers.grid import TokenGrid
 from everview.models.layers.plan import Plan
 from everview.models.layers.rotary import rotate
+from everview.models.quantisation import round_rows, unpack_rows
 
 _OPEN = 2.0
 _EMPTY = -1
@@ -51,7 +52,8 @@ class FrameCells(NamedTuple):
 
     def kept(self) -> KeptCells:
         """As a bank keeps them, in a quarter of the room."""
-        return KeptCells(*_rounded(self.keys), *_rounded(self.values))
+        keys, values = (round_rows(part.detach().float()) for part in self)
+        return KeptCells(*keys, *values)
 
     def at(self, rows: Tensor, places: Tensor) -> FrameCells:
         """Those of the frames at `places` [B, V, N], each view's: [B, V, N, P, C]."""
@@ -70,9 +72,8 @@ class KeptCells(NamedTuple):
 
     def at(self, rows: Tensor, places: Tensor) -> FrameCells:
         """See `FrameCells.at`."""
-        near = (part[rows, places] for part in self)
-        keys, key_scales, values, value_scales = near
-        return FrameCells(keys * key_scales, values * value_scales)
+        keys, key_scales, values, value_scales = (part[rows, places] for part in self)
+        return FrameCells(unpack_rows(keys, key_scales), unpack_rows(values, value_scales))
 
 
 class Nearest(NamedTuple):
@@ -306,13 +307,6 @@ class SlidingWindow(nn.Module):
 def _side_by_side(chunks: list[FrameCells]) -> FrameCells:
     """The cells of chunks that follow each other."""
     return FrameCells(*(torch.cat(parts, dim=1) for parts in zip(*chunks, strict=True)))
-
-
-def _rounded(cells: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 values and a scale for each cell; that one is not finite where a value isn't."""
-    wide = cells.detach().float()
-    scale = wide.abs().amax(-1, keepdim=True) / 127
-    return (wide / scale.clamp_min(1e-30)).round().to(torch.int8), scale
 
 
 def _by_head(slots_BMPHD: Tensor, kind: torch.dtype) -> Tensor:

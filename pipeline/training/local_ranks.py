@@ -32,9 +32,8 @@ def run_ranks(
     EnvironmentUnfit when there are fewer GPUs, or EverviewError when they aren't done after
     `deadline_s`; no process is left.
     """
-    if device == "cuda" and size > torch.cuda.device_count():
-        have = torch.cuda.device_count()
-        raise EnvironmentUnfit(f"{size} ranks need a GPU each, and there are {have}")
+    if device == "cuda" and size > (cards := torch.cuda.device_count()):
+        raise EnvironmentUnfit(f"{size} ranks need a GPU each, and there are {cards}; give fewer")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -68,7 +67,10 @@ def take_card(number: int) -> None:
         return
     cards = [card for card in given.split(",") if card.strip()]
     if number >= len(cards):
-        raise EnvironmentUnfit(f"no card number {number} among CUDA_VISIBLE_DEVICES={given}")
+        raise EnvironmentUnfit(
+            f"no card number {number}, from 0, among CUDA_VISIBLE_DEVICES={given}: name as many "
+            "cards there as there are ranks"
+        )
     os.environ["CUDA_VISIBLE_DEVICES"] = cards[number]
 
 
@@ -91,11 +93,10 @@ def _member(
     torch.set_num_threads(1)
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(size),
-        LOCAL_RANK=str(rank),
+        LOCAL_RANK="0" if device == "cuda" else str(rank),  # to DeepSpeed, the card's number
     )  # fmt: skip
     if device == "cuda":
         take_card(rank)
-        os.environ["LOCAL_RANK"] = "0"  # what DeepSpeed takes for the card's number
         torch.cuda.set_device(0)
     torch.distributed.init_process_group(
         "nccl" if device == "cuda" else "gloo",

@@ -21,7 +21,8 @@ def base() -> TrainConfig:
 
 def base_further() -> TrainConfig:
     """`base_longer` on two cards for as long as `base` had: a second stage of it."""
-    before = replace(base_longer(), budget=base().budget, commit_every_s=base().commit_every_s)
+    first = base()
+    before = replace(base_longer(), budget=first.budget, commit_every_s=first.commit_every_s)
     return for_two_ranks(before, "base_further")
 
 
