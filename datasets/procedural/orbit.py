@@ -142,7 +142,9 @@ def _toy(draws: Draws) -> Bodies:
     random_cuts(draws, bodies, studs, 0.25)
     tilt = draws.rotations() @ rotation_about_z(draws.uniform(high=6.28))
     tilt = np.where(draws.chance(0.3)[:, None, None], tilt, np.eye(3))
-    bodies.centre = np.einsum("bij,bnj->bni", tilt, bodies.centre)
+    # absent bodies stay where they are: turned with the others they would count as present ones
+    tilted = np.einsum("bij,bnj->bni", tilt, bodies.centre)
+    bodies.centre = np.where(bodies.is_present()[..., None], tilted, bodies.centre)
     bodies.rotation = tilt[:, None] @ bodies.rotation
     return bodies
 

@@ -13,7 +13,7 @@ from everview.datasets.procedural import (
     render_views,
 )
 from everview.datasets.procedural.rendering import sample_offsets
-from everview.datasets.procedural.scenes import WORLDS
+from everview.datasets.procedural.scenes import BODIES, WORLDS
 
 
 def tensors(scenes):
@@ -142,6 +142,17 @@ def test_cameras_are_inside_the_room_and_rigid():
             assert torch.allclose(torch.linalg.det(r), torch.ones(r.shape[:2], dtype=r.dtype))
             off = (cameras.centres - scenes.centre[:, None, -1]).abs()
             assert (off < scenes.half_size[:, None, -1]).all()
+
+
+def test_every_object_fills_its_scene_turned_over_or_not():
+    """An absent body that counts as present shrinks all others to nothing."""
+    scenes = draw_scenes("orbit", range(120))
+    bodies = slice(0, BODIES)
+    size = scenes.half_size[:, bodies].norm(dim=-1)
+    is_near = scenes.centre[:, bodies].norm(dim=-1) < 2
+    largest = torch.where(is_near, size, 0).amax(1)
+    has_bodies = ~torch.tensor(scenes.has_relief)  # those about a relief may be few and small
+    assert (largest[has_bodies] > 0.2).all()
 
 
 def test_samples_end_at_the_pixel_centre():
