@@ -26,6 +26,20 @@ def base_further() -> TrainConfig:
     return for_two_ranks(before, "base_further")
 
 
+def base_cooled() -> TrainConfig:
+    """`trunk` cooled from the first step, on one card for as long as `base` had two: as many tokens
+    as the second half of `base`. `trunk` is `base_further` as its machine went away."""
+    first, before = base(), base_longer()
+    return replace(
+        before,
+        name="base_cooled",
+        budget=first.budget,
+        commit_every_s=first.commit_every_s,
+        rate=replace(before.rate, cooldown=1.0),
+        seed=5,
+    )
+
+
 def for_two_ranks(config: TrainConfig, name: str) -> TrainConfig:
     """Twice the scenes a step and in the pool: each of two ranks does what one does alone."""
     data = config.data

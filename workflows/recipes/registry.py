@@ -17,7 +17,7 @@ from everview.workflows.recipes.first_light import (
 )
 from everview.workflows.recipes.lact import beside_lact, lact, lact_small
 from everview.workflows.recipes.memory import MEMORY
-from everview.workflows.recipes.published import base, base_further, small
+from everview.workflows.recipes.published import base, base_cooled, base_further, small
 from everview.workflows.recipes.second_light import second_light, third_light, wide_pixels
 
 RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
@@ -30,6 +30,7 @@ RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
         fine_sweep,
         base,
         base_further,
+        base_cooled,
         lact,
         lact_small,
         beside_lact,
