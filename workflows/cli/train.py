@@ -25,10 +25,10 @@ class Arguments(CommonFlags):
     """Train a recipe on procedural scenes, measured on held-out ones; leaves weights with a card.
 
     The recipe `tiny` takes about a minute on 2 cores. `base` made the weights of that name on two
-    GPUs (`--workers 2`); `base_longer` goes on with `trunk`, which is `base` before its cooldown,
-    and `small` with a third of its layers; an unknown name is answered with the nearest. Every
-    value of a recipe is a flag, listed by `everview train RECIPE --help`. The same command again
-    continues an unfinished run.
+    GPUs (`--workers 2`); `base_longer` goes on with `trunk`, weights that haven't been cooled, and
+    `small` with a third of its layers; an unknown name is answered with the nearest. Every value of
+    a recipe is a flag, listed by `everview train RECIPE --help`. The same command again continues
+    an unfinished run.
     """
 
     recipe: RecipeArgument

@@ -13,14 +13,15 @@ _LAYERS_OF_SMALL = (0, 1, 2, 24, 25, 26, 27, 28, 29)
 
 
 def base() -> TrainConfig:
-    """`third_light` on two cards for what a lease of half an hour leaves; `trunk` is this as its
-    cooldown began. It was given the scans of `ycb62` as shards."""
+    """`third_light` on two cards for what a lease of half an hour leaves. It was given the scans of
+    `ycb62` as shards; `trunk` came from it as its cooldown began, and went on as `base_further`."""
     before = replace(third_light(), budget=Budget(seconds=1423), commit_every_s=115)
     return for_two_ranks(before, "base")
 
 
 def base_further() -> TrainConfig:
-    """`base_longer` on two cards for as long as `base` had: a second stage of it."""
+    """`base_longer` on two cards for as long as `base` had: a second stage of it. Today's
+    `trunk` is this as its cooldown began; it started from the one before."""
     first = base()
     before = replace(base_longer(), budget=first.budget, commit_every_s=first.commit_every_s)
     return for_two_ranks(before, "base_further")
@@ -28,7 +29,7 @@ def base_further() -> TrainConfig:
 
 def base_cooled() -> TrainConfig:
     """`trunk` cooled from the first step, on one card for as long as `base` had two: as many tokens
-    as the second half of `base`. `trunk` is `base_further` as its machine went away."""
+    as the second half of `base`, from what `base_further` left."""
     first, before = base(), base_longer()
     return replace(
         before,
