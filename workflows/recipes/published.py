@@ -28,8 +28,8 @@ def base_further() -> TrainConfig:
 
 
 def base_cooled() -> TrainConfig:
-    """`trunk` cooled from the first step, on one card for as long as `base` had two: as many tokens
-    as the second half of `base`, from what `base_further` left."""
+    """`trunk` cooled from its warm-up on, on one card for as long as `base` had two: about as many
+    tokens as the second half of `base`, from what `base_further` left."""
     first, before = base(), base_longer()
     return replace(
         before,
@@ -53,7 +53,7 @@ def small() -> TrainConfig:
     """Three of the ten triples of `trunk` (attention in an image, a memory or a window over time,
     feed-forward), gone on with and cooled: under 8 MiB, a shorter query.
 
-    Which: `campaign.drop_blocks --length 3`, the log's entry 27.
+    Which: `campaign.drop_blocks --length 3` of the trunk of the log's entry 27.
     """
     before = base_longer()
     return replace(
