@@ -25,7 +25,7 @@ from everview.workflows.recipes.continued import (
     warped,
 )
 from everview.workflows.recipes.first_light import fine_sweep, first_light, six_compared
-from everview.workflows.recipes.published import base, base_further, small
+from everview.workflows.recipes.published import base, base_cooled, base_further, small
 from everview.workflows.recipes.second_light import third_light
 from tests.models.scenes import episode
 
@@ -63,6 +63,14 @@ def test_a_second_stage_is_base_longer_on_two_cards() -> None:
     operated = {"budget": other.budget, "commit_every_s": other.commit_every_s}
     assert replace(one, name=other.name, data=data, **operated) == other
     assert (one.budget, one.commit_every_s) == (base().budget, base().commit_every_s)
+
+
+def test_a_second_stage_cooled_throughout_is_base_longer_for_as_long_as_base_had() -> None:
+    one, other = base_cooled(), base_longer()
+    operated = {"budget": base().budget, "commit_every_s": base().commit_every_s}
+    rate = replace(other.rate, cooldown=1.0)
+    assert one == replace(other, name="base_cooled", rate=rate, seed=5, **operated)
+    assert one.start_from == "trunk"
 
 
 def test_a_stage_draws_what_the_end_of_base_drew() -> None:

@@ -14,31 +14,29 @@ _LAYERS_OF_SMALL = (0, 1, 2, 24, 25, 26, 27, 28, 29)
 
 def base() -> TrainConfig:
     """`third_light` on two cards for what a lease of half an hour leaves. It was given the scans of
-    `ycb62` as shards; `trunk` came from it as its cooldown began, and went on as `base_further`."""
+    `ycb62` as shards."""
     before = replace(third_light(), budget=Budget(seconds=1423), commit_every_s=115)
     return for_two_ranks(before, "base")
 
 
 def base_further() -> TrainConfig:
-    """`base_longer` on two cards for as long as `base` had: a second stage of it. Today's
-    `trunk` is this as its cooldown began; it started from the one before."""
-    first = base()
-    before = replace(base_longer(), budget=first.budget, commit_every_s=first.commit_every_s)
-    return for_two_ranks(before, "base_further")
+    """`base_longer` on two cards for as long as `base` had: a second stage of it. Today's `trunk`
+    is this as its cooldown began; it started from the one before."""
+    return for_two_ranks(_longer_by_a_lease(), "base_further")
 
 
 def base_cooled() -> TrainConfig:
     """`trunk` cooled from its warm-up on, on one card for as long as `base` had two: about as many
-    tokens as the second half of `base`, from what `base_further` left."""
-    first, before = base(), base_longer()
-    return replace(
-        before,
-        name="base_cooled",
-        budget=first.budget,
-        commit_every_s=first.commit_every_s,
-        rate=replace(before.rate, cooldown=1.0),
-        seed=5,
-    )
+    tokens as the second half of `base`."""
+    before = _longer_by_a_lease()
+    rate = replace(before.rate, cooldown=1.0)
+    return replace(before, name="base_cooled", rate=rate, seed=5)
+
+
+def _longer_by_a_lease() -> TrainConfig:
+    """`base_longer` for as long as `base` had."""
+    first = base()
+    return replace(base_longer(), budget=first.budget, commit_every_s=first.commit_every_s)
 
 
 def for_two_ranks(config: TrainConfig, name: str) -> TrainConfig:
